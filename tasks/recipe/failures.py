@@ -1,0 +1,76 @@
+"""The classes of failure, their exit codes and which of them a retry can mend.
+
+Every process of Perennial ends with one of these codes, on every runtime; Airflow decides about retries
+from the code alone. Raise the exception whose class says who must act: the author of the recipe, the owner
+of the data, the operator of the platform, or us.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import ClassVar
+
+
+class Failure(enum.IntEnum):
+    """Exit codes by class of failure."""
+
+    BUG = 1
+    CONFIG_INVALID = 2
+    DATA_INVALID = 3
+    OUT_OF_MEMORY = 4
+    PREEMPTED = 5
+    INFRASTRUCTURE = 6
+    DIVERGED = 7
+    GATES_FAILED = 8
+
+
+RETRIED: frozenset[Failure] = frozenset({Failure.PREEMPTED, Failure.INFRASTRUCTURE, Failure.OUT_OF_MEMORY})
+"""The classes that a retry can mend. A killed process (SIGKILL) counts as PREEMPTED."""
+
+
+class PerennialError(Exception):
+    """A failure with a message for the person who reads it: what, where, and what to do."""
+
+    failure: ClassVar[Failure] = Failure.BUG
+
+
+class ConfigInvalid(PerennialError):
+    """The recipe, an option or a reference is wrong; its author must act."""
+
+    failure = Failure.CONFIG_INVALID
+
+
+class DataInvalid(PerennialError):
+    """The data broke a rule or cannot be read; its owner must act."""
+
+    failure = Failure.DATA_INVALID
+
+
+class OutOfMemory(PerennialError):
+    """The step needs more memory than it was given."""
+
+    failure = Failure.OUT_OF_MEMORY
+
+
+class Preempted(PerennialError):
+    """The step was asked to stop (SIGTERM); a retry resumes from its last checkpoint."""
+
+    failure = Failure.PREEMPTED
+
+
+class Infrastructure(PerennialError):
+    """The store, MLflow, the disk or the network failed; a retry may succeed."""
+
+    failure = Failure.INFRASTRUCTURE
+
+
+class Diverged(PerennialError):
+    """Training produced NaN, infinity or a loss of exactly zero."""
+
+    failure = Failure.DIVERGED
+
+
+class GatesFailed(PerennialError):
+    """The evidence does not allow a release."""
+
+    failure = Failure.GATES_FAILED
