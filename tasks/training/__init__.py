@@ -1,0 +1,1 @@
+"""The one trainer under pretrain, sft and align: loop, data order, checkpoints, objectives, schedules, models."""
