@@ -1,0 +1,324 @@
+"""The `perennial` command. Each sub-command is a few lines here; the work is in the packages."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import secrets
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tasks.recipe.failures import Failure, PerennialError
+from tasks.runner.settings import Settings, settings
+
+if TYPE_CHECKING:
+    from tasks.recipe.plan import Plan
+    from tasks.runner.planner import Preview
+
+UNCHANGED = 10
+"""Exit code of `unchanged` and `register` where the run ends as "no change"."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0, 10 for "no change", else the class of failure."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace, Settings], int] = options.command
+    try:
+        return command(options, settings())
+    except PerennialError as error:
+        print(error, file=sys.stderr)
+        return int(error.failure)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+
+
+def _check(options: argparse.Namespace, _: Settings) -> int:
+    from tasks.recipe.catalogue import Catalogue
+    from tasks.recipe.check import check, format_problems
+
+    catalogue = Catalogue.load()
+    code = 0
+    for path in options.recipe:
+        checked = check(path, catalogue, options.set)
+        if checked.problems:
+            print(format_problems(checked.problems), file=sys.stderr)
+            code = int(Failure.CONFIG_INVALID)
+        elif checked.recipe is not None:
+            print(f"{path}: recipe '{checked.recipe.recipe}' is right: {len(checked.recipe.steps)} steps")
+    return code
+
+
+def _plan(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.artefacts import open_store
+    from tasks.runner.planner import freeze, link_all, preview, write_plan
+
+    run = options.run or new_run()
+    plan = freeze(options.recipe, places, run=run, overrides=options.set, refresh=options.refresh)
+    store = open_store(places.store)
+    if options.freeze:
+        uri = write_plan(plan, store)
+        print(f"plan of run {run}: {uri}")
+        if link_all(plan, store, places):
+            print("no change: every step is a cache hit and its result is the champion")
+        return 0
+    _print_preview(plan, preview(plan, store))
+    return 0
+
+
+def _unchanged(options: argparse.Namespace, _: Settings) -> int:
+    from tasks.runner.process import read_plan
+
+    plan, store = read_plan(options.plan)
+    return UNCHANGED if store.stat(f"runs/{plan.run}/unchanged.json") is not None else 0
+
+
+def _step(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.process import step_process
+
+    return step_process(options.plan, options.step, places, fresh=options.fresh)
+
+
+def _run(options: argparse.Namespace, places: Settings) -> int:
+    from rich.console import Console
+
+    from tasks.artefacts import open_store
+    from tasks.runner.planner import freeze, write_plan
+    from tasks.runner.run import run_plan
+
+    console = Console()
+    plan = freeze(
+        options.recipe, places, run=options.run or new_run(), overrides=options.set, refresh=options.refresh
+    )
+    store = open_store(places.store)
+    uri = write_plan(plan, store)
+    console.print(f"run {plan.run}: {uri}", highlight=False)
+    run_plan(plan, uri, store, places, console)
+    if plan.release is None:
+        return 0
+    code = _register_plan(uri, places)
+    if code == 0:
+        console.print(
+            f"Approve it with: perennial promote --plan {uri} --by YOU --reason WHY", highlight=False
+        )
+    return 0 if code == UNCHANGED else code
+
+
+def _register(options: argparse.Namespace, places: Settings) -> int:
+    return _register_plan(options.plan, places)
+
+
+def _register_plan(uri: str, places: Settings) -> int:
+    from tasks.runner.process import read_plan
+    from tasks.runner.release import register_run
+
+    plan, store = read_plan(uri)
+    outcome, summary = register_run(plan, uri, store, places)
+    print(summary)
+    return UNCHANGED if outcome == "no_change" else 0
+
+
+def _promote(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.release import decide
+
+    print(decide("promote", places, options.plan, options.model, options.version, options.by, options.reason))
+    return 0
+
+
+def _reject(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.release import decide
+
+    print(decide("reject", places, options.plan, options.model, options.version, options.by, options.reason))
+    return 0
+
+
+def _rollback(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.release import roll_back
+
+    print(roll_back(places, options.model, options.by, options.reason))
+    return 0
+
+
+def _history(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.release import print_history
+
+    print_history(places, options.model, options.at)
+    return 0
+
+
+def _registry(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.release import print_registry
+
+    print_registry(places, options.model)
+    return 0
+
+
+def _summary(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.release import summary_of
+
+    print(summary_of(places, options.plan, options.model, options.version))
+    return 0
+
+
+def _gc(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.garbage import collect
+
+    collect(places, older_than=datetime.timedelta(days=options.older_than), apply=options.apply)
+    return 0
+
+
+def _catalogue(_: argparse.Namespace, __: Settings) -> int:
+    from tasks.runner.catalogue import write
+
+    path = Path(__file__).parent / "recipe" / "catalogue.json"
+    write(path)
+    print(path)
+    return 0
+
+
+def _up(_: argparse.Namespace, places: Settings) -> int:
+    from tasks.local.services import up
+
+    return up(places)
+
+
+def _down(_: argparse.Namespace, places: Settings) -> int:
+    from tasks.local.services import down
+
+    return down(places)
+
+
+def _demo(_: argparse.Namespace, places: Settings) -> int:
+    from tasks.local.demo import demo
+
+    return demo(places)
+
+
+def new_run() -> str:
+    """An id for a run started by hand: the time, and four letters against two starts in one second."""
+    now = datetime.datetime.now(datetime.UTC)
+    return f"cli__{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _print_preview(plan: Plan, seen: list[Preview]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, title=f"{plan.recipe}: {len(seen)} steps", title_justify="left")
+    for column in ("step", "stage/method", "", "why"):
+        table.add_column(column, overflow="fold")
+    for column in ("tokens", "steps", "memory", "disk"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for each in seen:
+        need = each.estimate
+        table.add_row(
+            each.step.name,
+            f"{each.step.stage}/{each.step.method}",
+            "cached" if each.cached else "runs",
+            "; ".join(each.reasons),
+            f"{need.tokens:,}" if need and need.tokens is not None else "",
+            f"{need.optimiser_steps:,}" if need and need.optimiser_steps is not None else "",
+            _bytes(need.memory_bytes) if need else "",
+            _bytes(need.disk_bytes) if need else "",
+        )
+    console = Console()
+    # Off a terminal there is no width to fit into, and a folded table cannot be searched.
+    if not console.is_terminal:
+        console = Console(width=200)
+    console.print(table, highlight=False, markup=False)
+
+
+def _bytes(count: int | None) -> str:
+    if count is None:
+        return ""
+    size = float(count)
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="perennial",
+        description="Keeps a language model current: recipes in, evaluated and promoted models out.",
+        epilog="Settings: PERENNIAL_HOME (default ./.perennial), PERENNIAL_STORE (folder or s3://bucket/prefix), "
+        "MLFLOW_TRACKING_URI. Exit codes: 0 done, 2 the recipe or an option is wrong, 3 the data is wrong, "
+        "4 out of memory, 5 preempted, 6 store, MLflow or disk, 7 diverged, 8 the gates refuse, "
+        "10 no change, 1 a bug.",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(name: str, function: Callable[..., int], text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=function)
+        return sub
+
+    check = add("check", _check, "check recipes whole: every problem with its line and a remedy")
+    check.add_argument("recipe", nargs="+")
+    plan = add("plan", _plan, "what a run would do: cached or not and why, tokens, steps, memory, disk")
+    run = add("run", _run, "run a recipe on this machine, without Airflow")
+    for sub in (plan, run):
+        sub.add_argument("recipe")
+        sub.add_argument(
+            "--refresh", action="append", default=[], metavar="STEP", help="run STEP although cached"
+        )
+        sub.add_argument("--run", metavar="ID", help="the run's id (default: made from the time)")
+    for sub in (check, plan, run):
+        sub.add_argument(
+            "--set",
+            action="append",
+            default=[],
+            metavar="KEY=VALUE",
+            help="e.g. steps.adapted.options.lr=2e-4",
+        )
+    plan.add_argument(
+        "--freeze", action="store_true", help="write the plan into the store for `perennial step`"
+    )
+    step = add("step", _step, "run one step of a frozen plan (what every pod runs)")
+    step.add_argument("--plan", required=True, metavar="URI")
+    step.add_argument("--step", required=True, metavar="NAME")
+    step.add_argument("--fresh", action="store_true", help="start at 0 although progress was recorded")
+    for name, function, text in (
+        ("unchanged", _unchanged, "exit 10 where the run of a plan had nothing to do, else 0"),
+        (
+            "register",
+            _register,
+            "judge the gates and register the candidate; exit 10 for no change, 8 refused",
+        ),
+    ):
+        add(name, function, text).add_argument("--plan", required=True, metavar="URI")
+    summary = add("summary", _summary, "the evidence for a candidate, as the approval shows it")
+    promote = add("promote", _promote, "make a version the champion; the ledger says who and why")
+    reject = add("reject", _reject, "record that a candidate was not promoted")
+    for sub in (summary, promote, reject):
+        sub.add_argument("--plan", metavar="URI", help="the plan whose candidate is meant")
+        sub.add_argument("--model", help="or: the registered model ...")
+        sub.add_argument("--version", help="... and its version number or alias")
+    rollback = add("rollback", _rollback, "put the previous champion back")
+    rollback.add_argument("model")
+    for sub in (promote, reject, rollback):
+        sub.add_argument("--by", default=os.environ.get("USER", "unknown"), help="who decides")
+        sub.add_argument("--reason", default="", help="why, for the ledger")
+    history = add("history", _history, "who promoted what, when, on what evidence")
+    history.add_argument("model")
+    history.add_argument("--at", metavar="DATE", help="which version was champion then (ISO date or time)")
+    add("registry", _registry, "the versions and aliases of a model").add_argument("model")
+    gc = add("gc", _gc, "say what no plan, version or ledger line refers to; remove it with --apply")
+    gc.add_argument("--apply", action="store_true")
+    gc.add_argument("--older-than", type=float, default=1.0, metavar="DAYS")
+    add("catalogue", _catalogue, "write tasks/recipe/catalogue.json from the stages' tables")
+    add("up", _up, "start MLflow and Airflow on this machine and leave them up")
+    add("down", _down, "stop them")
+    add("demo", _demo, "the whole main job on real text: train, approve, promote")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

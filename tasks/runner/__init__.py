@@ -1,0 +1,1 @@
+"""Executes the steps of a plan: cache, inputs, the stage, outputs, record, exit code."""

@@ -1,0 +1,135 @@
+"""One step as a process: signals, the log kept beside the record, the termination file, the exit code."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import errno
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+from tasks.artefacts import Store, open_store
+from tasks.recipe.failures import Failure, Infrastructure, OutOfMemory, PerennialError, Preempted
+from tasks.recipe.plan import Plan
+from tasks.runner.settings import Settings
+from tasks.runner.step import Attempt, run_step
+
+TAIL_LINES = 200
+TERMINATION_LOG = "/dev/termination-log"
+"""Where Kubernetes reads a container's last words; `PERENNIAL_TERMINATION_LOG` names another file."""
+
+
+def read_plan(uri: str) -> tuple[Plan, Store]:
+    """Read a frozen plan and open the store it lies in.
+
+    Raises:
+        ConfigInvalid: The URI is not `<store>/runs/<run>/plan.json`.
+    """
+    store_uri, found, rest = uri.rpartition("/runs/")
+    if not found or not rest.endswith("/plan.json"):
+        from tasks.recipe.failures import ConfigInvalid
+
+        raise ConfigInvalid(f"'{uri}' is not the URI of a plan: expected <store>/runs/<run>/plan.json")
+    store = open_store(store_uri)
+    return Plan.model_validate_json(store.read(f"runs/{rest}")), store
+
+
+def step_process(plan_uri: str, name: str, settings: Settings, *, fresh: bool) -> int:
+    """Run one step to its end and return the exit code of its class of failure."""
+    plan, store = read_plan(plan_uri)
+    attempt = Attempt(settings=settings, store=store, fresh=fresh, say=lambda line: print(line, flush=True))
+    _stop_on_sigterm(attempt)
+    message = ""
+    with _kept_output() as tail:
+        try:
+            run_step(plan, name, attempt)
+            failure = None
+        except BaseException as error:  # noqa: BLE001  the rim: every failure becomes an exit code
+            failure, message = classify(error)
+            if failure is Failure.BUG:
+                traceback.print_exc()
+            print(f"{name}: {failure.name.lower().replace('_', ' ')}: {message}", file=sys.stderr, flush=True)
+    if failure is not None:
+        words = {"step": name, "failure": failure.name, "message": message, "tail": list(tail)}
+        _last_words(words)
+        with contextlib.suppress(PerennialError, OSError):  # the store may be what failed
+            store.write(f"runs/{plan.run}/failures/{name}.json", json.dumps(words, indent=1).encode())
+    with contextlib.suppress(PerennialError, OSError):
+        store.write(f"runs/{plan.run}/logs/{name}.log", "\n".join([*tail, ""]).encode())
+    return 0 if failure is None else int(failure)
+
+
+def classify(error: BaseException) -> tuple[Failure, str]:
+    """The class of a failure and its message.
+
+    An error that is not ours is a bug, but for the three that the platform raises: memory, disk, interrupt.
+    """
+    if isinstance(error, PerennialError):
+        return error.failure, str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return OutOfMemory.failure, f"out of memory: {error}; lower the step's batch_size, then its lengths"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = f" at {error.filename}" if error.filename else ""
+        return (
+            Infrastructure.failure,
+            f"the disk is full{where}: free space, then retry; nothing was half written",
+        )
+    if isinstance(error, KeyboardInterrupt):
+        return Preempted.failure, "interrupted"
+    return Failure.BUG, f"{type(error).__name__}: {error}"
+
+
+def _stop_on_sigterm(attempt: Attempt) -> None:
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        attempt.stop.set()
+        # A method that asks `stopping()` writes its checkpoint and ends by itself; any other ends here.
+        if attempt.context is None or not attempt.context.cooperative:
+            raise Preempted("stopped by SIGTERM; a retry starts this step again")
+
+    signal.signal(signal.SIGTERM, handle)
+
+
+@contextlib.contextmanager
+def _kept_output() -> Iterator[collections.deque[str]]:
+    """Copy everything that this process and its children print into a ring of the last lines."""
+    tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    reading, writing = os.pipe()
+    os.dup2(writing, 1)
+    os.dup2(writing, 2)
+    os.close(writing)
+
+    def copy() -> None:
+        with os.fdopen(reading, "rb") as pipe:
+            for line in pipe:
+                tail.append(line.decode("utf-8", "replace").rstrip("\n"))
+                os.write(saved[0], line)
+
+    thread = threading.Thread(target=copy, daemon=True)
+    thread.start()
+    try:
+        yield tail
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(saved[0], 1)
+        os.dup2(saved[1], 2)
+        # A child that outlives the step may still hold the pipe, so the wait has an end.
+        thread.join(timeout=5)
+
+
+def _last_words(words: dict[str, object]) -> None:
+    named = os.environ.get("PERENNIAL_TERMINATION_LOG")
+    path = Path(named or TERMINATION_LOG)
+    if named or (path.exists() and os.access(path, os.W_OK)):
+        # Kubernetes keeps 4096 bytes: the class and the message come first, the tail as far as it fits.
+        path.write_text(json.dumps(words)[: 1 << 16] if named else json.dumps(words)[:4000], encoding="utf-8")

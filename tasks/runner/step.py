@@ -1,0 +1,300 @@
+"""A step's life: fingerprint, cache, inputs, the stage, commit, record, MLflow (architecture, section 4)."""
+
+from __future__ import annotations
+
+import datetime
+import importlib
+import json
+import math
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tasks.artefacts import Store, commit, fetch, load_manifest
+from tasks.artefacts.checkpoints import StoreCheckpoints
+from tasks.recipe.failures import ConfigInvalid, Infrastructure
+from tasks.recipe.fingerprints import ingredients as ingredients_of
+from tasks.recipe.plan import Plan, PlannedInput, PlannedStep
+from tasks.runner import logbook
+from tasks.runner.cache import Lookup, look_up
+from tasks.runner.context import Context, outputs_of, read_points
+from tasks.runner.records import (
+    Output,
+    StepRecord,
+    latest_key,
+    read_record,
+    record_key,
+    run_key,
+    write_record,
+)
+from tasks.runner.settings import Settings
+from tasks.stage import Input, Method, Result
+
+CLOCK_SECONDS = 10.0
+"""How often the seconds of work are written down."""
+
+
+@dataclass
+class Attempt:
+    """What one execution of `run_step` needs beside the plan and the step's name.
+
+    Attributes:
+        fresh: Allow a start from step 0 although progress was recorded.
+        stop: Set once SIGTERM came.
+        say: Prints a line for the person who watches.
+        context: The method's context once it runs (the signal handler looks at it).
+    """
+
+    settings: Settings
+    store: Store
+    fresh: bool = False
+    stop: threading.Event = field(default_factory=threading.Event)
+    say: Callable[[str], None] = print
+    context: Context | None = None
+
+
+def run_step(plan: Plan, name: str, attempt: Attempt) -> StepRecord:
+    """Execute one step of a plan, or link the result that is already there.
+
+    Raises:
+        PerennialError: With the class of the failure; its message is for the person who reads it.
+    """
+    step = find_step(plan, name)
+    lookup, inputs = look(plan, step, attempt.store)
+    if lookup.record is not None:
+        attempt.say(f"{name}: cached: {lookup.reasons[0]}")
+        return link(plan, step, lookup, attempt)
+    for reason in lookup.reasons:
+        attempt.say(f"{name}: runs: {reason}")
+    record = _execute(plan, step, lookup, inputs, attempt)
+    _finish(plan, record, attempt)
+    return record
+
+
+def look(
+    plan: Plan, step: PlannedStep, store: Store, *, known: Mapping[str, StepRecord] | None = None
+) -> tuple[Lookup, dict[str, list[Output]]]:
+    """Ask the cache about a step whose inputs are there.
+
+    Args:
+        plan: The plan of the run.
+        step: The step to look up.
+        store: Where the records are.
+        known: Records of the steps before, where they are not (yet) the run's own.
+    """
+    inputs = {
+        port: [_resolve(plan, step, port, given, store, known or {}) for given in refs]
+        for port, refs in step.inputs.items()
+    }
+    found = ingredients_of(
+        step, {port: [each.digest for each in many] for port, many in inputs.items()}, plan.code[step.name]
+    )
+    refresh_run = plan.run if step.name in plan.refresh else None
+    return look_up(store, plan.recipe, step.name, found, refresh_run=refresh_run), inputs
+
+
+def link(plan: Plan, step: PlannedStep, lookup: Lookup, attempt: Attempt) -> StepRecord:
+    """Write this run's record of a cache hit and log it."""
+    if lookup.record is None:
+        raise ValueError(f"step '{step.name}' is no cache hit")
+    record = lookup.record.model_copy(
+        update={
+            "step": step.name,
+            "cached": lookup.record.run != plan.run or lookup.record.step != step.name,
+            "reasons": lookup.reasons if lookup.record.run != plan.run else lookup.record.reasons,
+        }
+    )
+    _finish(plan, record, attempt)
+    write_record(attempt.store, latest_key(plan.recipe, step.name), lookup.record)
+    return record
+
+
+def work_directory(settings: Settings, fingerprint: str) -> Path:
+    """The scratch directory of a fingerprint: the same after a restart."""
+    return settings.home / "work" / fingerprint
+
+
+def load_method(stage: str, method: str) -> Method:
+    """Import the one stage that runs and find the method in its table."""
+    table: Mapping[str, Method] = importlib.import_module(f"tasks.{stage}").METHODS
+    return table[method]
+
+
+def find_step(plan: Plan, name: str) -> PlannedStep:
+    """The step of that name; ConfigInvalid lists the plan's steps otherwise."""
+    for step in plan.steps:
+        if step.name == name:
+            return step
+    raise ConfigInvalid(
+        f"the plan has no step '{name}'; its steps are {', '.join(step.name for step in plan.steps)}"
+    )
+
+
+def _resolve(
+    plan: Plan,
+    step: PlannedStep,
+    port: str,
+    given: PlannedInput,
+    store: Store,
+    known: Mapping[str, StepRecord],
+) -> Output:
+    """The artefact behind a reference, as it is now."""
+    if given.digest is not None:
+        return Output(digest=given.digest, kind=given.kind)
+    record = known.get(str(given.step)) or read_record(store, run_key(plan.run, str(given.step)))
+    if record is None:
+        raise Infrastructure(
+            f"step '{step.name}': input '{port}' comes from step '{given.step}', which has no record in run "
+            f"'{plan.run}'; run that step first"
+        )
+    return record.outputs[str(given.output)]
+
+
+def _execute(
+    plan: Plan,
+    step: PlannedStep,
+    lookup: Lookup,
+    inputs: Mapping[str, list[Output]],
+    attempt: Attempt,
+) -> StepRecord:
+    store, settings = attempt.store, attempt.settings
+    started = _now()
+    method = load_method(step.stage, step.method)
+    try:
+        options = method.options.model_validate(step.options)
+    except ValidationError as error:
+        raise ConfigInvalid(f"step '{step.name}': options of {step.stage}/{step.method}: {error}") from error
+    clock = _Clock(store, lookup.fingerprint)
+    work = work_directory(settings, lookup.fingerprint)
+    context = Context(
+        step=step.name,
+        seed=step.seed,
+        work=work,
+        cache=settings.home / "cache",
+        inputs={
+            port: [
+                _fetch(store, settings, given, output)
+                for given, output in zip(step.inputs[port], many, strict=True)
+            ]
+            for port, many in inputs.items()
+        },
+        checkpoints=StoreCheckpoints(store, lookup.fingerprint, work),
+        fresh=attempt.fresh,
+        method=method,
+        store=store,
+        progress_key=f"runs/{plan.run}/progress/{step.name}.json",
+        stop=attempt.stop,
+        say=lambda line: attempt.say(f"{step.name}: {line}"),
+    )
+    attempt.context = context
+    with clock:
+        result = method.run(context, options)
+    _check_finite(step, result)
+    producer = lookup.fingerprint
+    parents = sorted({output.digest for many in inputs.values() for output in many})
+    outputs = {
+        name: Output(digest=given.digest, kind=given.kind, meta=dict(given.meta))
+        for name, given in result.passed.items()
+    }
+    for name, directory in outputs_of(context, method, result.passed).items():
+        meta = dict(result.meta.get(name, {}))
+        manifest = commit(
+            store, directory, kind=method.outputs[name], parents=parents, producer=producer, meta=meta
+        )
+        outputs[name] = Output(digest=manifest.digest, kind=method.outputs[name], meta=meta)
+    record = StepRecord(
+        fingerprint=lookup.fingerprint,
+        step=step.name,
+        stage=step.stage,
+        method=step.method,
+        options=step.options,
+        inputs={port: [each.digest for each in many] for port, many in inputs.items()},
+        ingredients=ingredients_of(
+            step,
+            {port: [each.digest for each in many] for port, many in inputs.items()},
+            plan.code[step.name],
+        ),
+        outputs=outputs,
+        metrics=dict(result.metrics),
+        figure=result.figure,
+        reasons=lookup.reasons,
+        run=plan.run,
+        started=started,
+        finished=_now(),
+        device_seconds=round(clock.seconds, 3),
+        attempts=clock.attempts,
+    )
+    write_record(store, record_key(lookup.fingerprint), record)
+    write_record(store, latest_key(plan.recipe, step.name), record)
+    context.checkpoints.clear()
+    return record
+
+
+def _fetch(store: Store, settings: Settings, given: PlannedInput, output: Output) -> Input:
+    path = fetch(store, output.digest, settings.home / "cache" / "artefacts")
+    meta = load_manifest(store, output.digest).meta
+    return Input(ref=given.ref, digest=output.digest, kind=output.kind, path=path, meta=meta)
+
+
+def _finish(plan: Plan, record: StepRecord, attempt: Attempt) -> None:
+    """Tell MLflow, then write the run's record, then drop the scratch directory.
+
+    The result is already safe: where MLflow is away, a retry hits the cache and ends here again, with the
+    points of the curves still in the scratch directory.
+    """
+    work = work_directory(attempt.settings, record.fingerprint)
+    record.mlflow_run = logbook.log_step(plan, record, read_points(work), attempt.settings)
+    write_record(attempt.store, run_key(plan.run, record.step), record)
+    shutil.rmtree(work, ignore_errors=True)
+
+
+def _check_finite(step: PlannedStep, result: Result) -> None:
+    for name, value in result.metrics.items():
+        if not math.isfinite(value):
+            raise ValueError(f"step '{step.name}': metric '{name}' is {value}; a method must not report it")
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+class _Clock:
+    """Counts the seconds of work over all attempts, in the store, so that a killed attempt still counts."""
+
+    def __init__(self, store: Store, fingerprint: str) -> None:
+        self._store = store
+        self._key = f"attempts/{fingerprint}.json"
+        known: dict[str, Any] = json.loads(store.read(self._key)) if store.stat(self._key) else {}
+        self.attempts = int(known.get("attempts", 0)) + 1
+        self._before = float(known.get("seconds", 0.0))
+        self._start = time.monotonic()
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._tick, daemon=True)
+
+    @property
+    def seconds(self) -> float:
+        return self._before + time.monotonic() - self._start
+
+    def __enter__(self) -> None:
+        self._write()
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._write()
+
+    def _tick(self) -> None:
+        while not self._done.wait(CLOCK_SECONDS):
+            self._write()
+
+    def _write(self) -> None:
+        self._store.write(
+            self._key, json.dumps({"attempts": self.attempts, "seconds": round(self.seconds, 3)}).encode()
+        )
