@@ -248,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="perennial",
         description="Keeps a language model current: recipes in, evaluated and promoted models out.",
-        epilog="Settings: PERENNIAL_HOME (default ./.perennial), PERENNIAL_STORE (folder or s3://bucket/prefix), "
+        epilog="Settings: PERENNIAL_HOME (default ./.perennial), PERENNIAL_STORE (file:// or s3://), "
         "MLFLOW_TRACKING_URI. Exit codes: 0 done, 2 the recipe or an option is wrong, 3 the data is wrong, "
         "4 out of memory, 5 preempted, 6 store, MLflow or disk, 7 diverged, 8 the gates refuse, "
         "10 no change, 1 a bug.",
