@@ -1,1 +1,9 @@
-"""The one trainer under pretrain, sft and align: loop, data order, checkpoints, objectives, schedules, models."""
+"""The one trainer under pretrain, sft and align: loop, data order, checkpoints, objectives, models."""
+
+import os
+from pathlib import Path
+
+# transformers imports deepspeed as soon as it is installed, and deepspeed then looks for an accelerator and
+# says on standard output that it found none: settle it before either is imported.
+if not Path("/dev/nvidiactl").exists():
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")

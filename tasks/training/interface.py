@@ -12,9 +12,9 @@ from torch import Tensor
 Batch = dict[str, Tensor]
 """One micro-batch by name. The first dimension of every tensor is samples, except for scalars.
 
-`input_ids_BT`, `position_ids_BT` (restart at every document of a packed row) and `labels_BT` (aligned with the
-input ids, -100 where not supervised; the objective shifts) are the usual ones. A batch with padding also has
-the scalar `tokens`: how many of its tokens are real."""
+`input_ids_BT`, `position_ids_BT` (restart at every document of a packed row) and `labels_BT` (aligned with
+the input ids, -100 where not supervised; the objective shifts) are the usual ones. A batch with padding also
+has the scalar `tokens`: how many of its tokens are real."""
 
 NOT_SUPERVISED = -100
 """The label of a position that the loss leaves out."""
@@ -26,10 +26,10 @@ class Objective:
 
     Attributes:
         name: The name in logs and checkpoints.
-        loss: From the model and a batch on its device, the SUM of the loss over the batch's supervised units
-            (tokens; or pairs), never their mean, and further sums over the same units to log. The loop divides
-            all of them by the units of the whole optimiser step, so that micro-batches, accumulation and ranks
-            cannot change the gradient.
+        loss: From the model and a batch on its device, the SUM of the loss over the batch's supervised
+            units (tokens; or pairs), never their mean, and further sums over the same units to log. The loop
+            divides all of them by the units of the whole optimiser step, so that micro-batches, accumulation
+            and ranks cannot change the gradient.
         weight: The number of supervised units of a batch, known without the model.
     """
 

@@ -1,0 +1,201 @@
+"""Fixtures for every stage's tests: a step context on local directories, and a tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.stage import Input
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+InputSpec = Input | tuple[str, Path] | tuple[str, Path, Mapping[str, Any]]
+
+
+class LocalCheckpoints:
+    """The Checkpoints protocol on a directory: published by rename, pruned to the newest two."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        root.mkdir(parents=True, exist_ok=True)
+
+    def save(self, directory: Path, position: int) -> None:
+        partial = self.root / f"{position:012d}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(directory, partial)
+        target = self.root / f"{position:012d}"
+        shutil.rmtree(target, ignore_errors=True)
+        partial.rename(target)
+        (self.root / "recorded").write_text(str(max(position, self.recorded())))
+        for old in self.complete()[:-2]:
+            shutil.rmtree(old)
+
+    def complete(self) -> list[Path]:
+        return sorted(path for path in self.root.iterdir() if path.is_dir() and path.name.isdigit())
+
+    def newest(self) -> tuple[Path, int] | None:
+        complete = self.complete()
+        return (complete[-1], int(complete[-1].name)) if complete else None
+
+    def recorded(self) -> int:
+        file = self.root / "recorded"
+        return int(file.read_text()) if file.exists() else 0
+
+
+class FakeContext:
+    """A StepContext for tests. `points`, `said` record the calls; `stop_after` steps `stopping()` is true."""
+
+    def __init__(
+        self,
+        directory: Path,
+        inputs: Mapping[str, Sequence[Input]],
+        seed: int = 0,
+        fresh: bool = False,
+        step: str = "step",
+    ) -> None:
+        self.step = step
+        self.seed = seed
+        self.fresh = fresh
+        self.directory = directory
+        self.work = directory / "work"
+        self.cache = directory / "cache"
+        self.work.mkdir(parents=True, exist_ok=True)
+        self.cache.mkdir(parents=True, exist_ok=True)
+        self.inputs: Mapping[str, list[Input]] = {port: list(given) for port, given in inputs.items()}
+        self.checkpoints = LocalCheckpoints(directory / "checkpoints")
+        self.points: list[tuple[str, float, int]] = []
+        self.said: list[tuple[float, str]] = []
+        self.stop_after: int | None = None
+        self.asked = 0
+
+    def output(self, name: str) -> Path:
+        path = self.directory / "outputs" / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def metric(self, name: str, value: float, step: int) -> None:
+        self.points.append((name, value, step))
+
+    def progress(self, done: float, figure: str = "") -> None:
+        self.said.append((done, figure))
+
+    def stopping(self) -> bool:
+        self.asked += 1
+        return self.stop_after is not None and self.asked >= self.stop_after
+
+
+def as_input(port: str, given: InputSpec) -> Input:
+    """An Input from (kind, path) or (kind, path, meta); its reference is the path's last name."""
+    if isinstance(given, Input):
+        return given
+    kind, path = given[0], given[1]
+    meta = given[2] if len(given) == 3 else {}
+    return Input(ref=f"{port}.{path.name}", digest=f"digest-of-{path.name}", kind=kind, path=path, meta=meta)
+
+
+def new_context(
+    directory: Path,
+    inputs: Mapping[str, InputSpec | Sequence[InputSpec]] | None = None,
+    **more: Any,
+) -> FakeContext:
+    """A FakeContext; an input is an `Input`, (kind, path) or (kind, path, meta), or a list of these."""
+    given = {
+        port: [as_input(port, each) for each in (value if isinstance(value, list) else [value])]
+        for port, value in (inputs or {}).items()
+    }
+    return FakeContext(directory, given, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def make_context(tmp_path: Path) -> Callable[..., FakeContext]:
+    """Use as make_context({"model": ("model", path, meta)}, seed=0, fresh=False, step="step", directory=None)."""
+
+    def make(
+        inputs: Mapping[str, Any] | None = None, directory: Path | None = None, **more: Any
+    ) -> FakeContext:
+        return new_context(directory or tmp_path / "context", inputs, **more)
+
+    return make
+
+
+@pytest.fixture
+def write_rows(tmp_path: Path) -> Callable[..., Path]:
+    """Use as write_rows("news", [{"key": ..., "text": ...}, ...]) -> directory with rows.jsonl."""
+
+    def write(name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+        directory = tmp_path / "data" / name
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / "rows.jsonl").open("w", encoding="utf-8") as stream:
+            stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        return directory
+
+    return write
+
+
+SENTENCE = (
+    "the value of an object is returned when the function is called with a list of names and every key of the"
+    " mapping is a string which may hold a number or another object if the iterator has more items to give"
+)
+WORDS = SENTENCE.split()
+
+
+def tiny_texts(count: int, seed: int = 0, words: Sequence[str] = WORDS) -> list[str]:
+    """English-like sentences with a structure that a tiny model can learn."""
+    import random
+
+    draw = random.Random(seed)
+    return [
+        " ".join(draw.choice(words) for _ in range(draw.randint(4, 40))).capitalize() + "."
+        for _ in range(count)
+    ]
+
+
+def write_tiny_model(directory: Path, *, seed: int = 0, hidden: int = 32, layers: int = 2) -> Path:
+    """A Llama of about 35,000 parameters with a 300-token byte-level BPE tokenizer and the chat template."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from tasks.pretrain.tokenizer import train_tokenizer
+    from tasks.training.models import save_model
+
+    tokenizer = train_tokenizer(tiny_texts(50), vocab_size=300, max_length=256)
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=300,
+            hidden_size=hidden,
+            intermediate_size=2 * hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=256,
+            tie_word_embeddings=True,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    save_model(model, tokenizer, directory)
+    return directory
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model artefact, shared by the whole session: do not write into it."""
+    return write_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def tiny_model_like(tmp_path: Path) -> Callable[..., Path]:
+    """Use as tiny_model_like(seed=1) -> a model of the same shape and tokenizer with other weights."""
+
+    def make(seed: int) -> Path:
+        return write_tiny_model(tmp_path / f"model-{seed}", seed=seed)
+
+    return make
