@@ -1,0 +1,15 @@
+"""Merge models of one architecture into one, tensor by tensor, without training."""
+
+from __future__ import annotations
+
+from tasks.merge.methods import dare, linear, slerp, task_arithmetic, ties
+from tasks.stage import Method
+
+METHODS: dict[str, Method] = {
+    "linear": linear.METHOD,
+    "slerp": slerp.METHOD,
+    "task_arithmetic": task_arithmetic.METHOD,
+    "ties": ties.METHOD,
+    "dare": dare.METHOD,
+}
+"""The methods by name; the first is the default."""
