@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tasks.training  # noqa: F401 - settles the accelerator before transformers is imported
 from tasks.merge.methods import dare, linear, slerp, task_arithmetic, ties
 from tasks.stage import Method
 

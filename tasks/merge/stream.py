@@ -20,6 +20,7 @@ from tasks.merge.verify import probe, verify_files
 from tasks.merge.weights import Entry, ShardWriter, nbytes, plan_shards, write_index
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, Diverged, Infrastructure, Preempted
 from tasks.stage import Result, StepContext
+from tasks.training.models import model_meta
 
 Combine = Callable[[str, Iterator[torch.Tensor], torch.Tensor | None], torch.Tensor]
 """A method's arithmetic: (tensor name, the models' tensors in order, the base's tensor or None) -> result.
@@ -73,9 +74,9 @@ def merge(
     _copy_companions(parents, out)
     verify_files(out, shards, entries)
     if options.probe:
-        probe(out, parents.models[0].ref)
+        probe(out)
     context.progress(1.0)
-    return _result(parents, entries, total, moves.relative(), how)
+    return _result(parents, out, entries, moves.relative(), how)
 
 
 def _merged(name: str, parents: Parents, combine: Combine, moves: Moves) -> torch.Tensor:
@@ -171,18 +172,10 @@ def _copy_companions(parents: Parents, out: Path) -> None:
 
 
 def _result(
-    parents: Parents, entries: dict[str, Entry], total: int, moves: dict[str, float], how: str
+    parents: Parents, out: Path, entries: dict[str, Entry], moves: dict[str, float], how: str
 ) -> Result:
-    first = parents.models[0]
-    parameters = sum(math.prod(entry.shape) for entry in entries.values())
     meta = {
-        "parameters": parameters,
-        "architecture": (first.config.architectures or [first.config.model_type])[0],
-        "vocab_size": first.config.vocab_size,
-        "hidden": first.config.hidden_size,
-        "layers": first.config.num_hidden_layers,
-        "bytes": total,
-        "tokenizer": first.tokenizer,
+        **model_meta(out),
         "dtype": "+".join(sorted({entry.dtype for entry in entries.values()})),
         "arithmetic": "F32",
         "merged": [model.ref for model in parents.models],
@@ -190,4 +183,4 @@ def _result(
     figure = f"{how} of {', '.join(model.ref for model in parents.models)}"
     if moves:
         figure += f", {moves['moved.merged']:.1%} from the base"
-    return Result(figure=figure, metrics={"parameters": float(parameters), **moves}, meta={"model": meta})
+    return Result(figure=figure, metrics=moves, meta={"model": meta})

@@ -7,12 +7,10 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM
 
 from tasks.merge.weights import Entry
-from tasks.recipe.failures import DataInvalid, Diverged, Infrastructure
-
-PROBE_TOKENS = 16
+from tasks.recipe.failures import Diverged, Infrastructure
+from tasks.training.models import load_model, probe_logits
 
 
 def verify_files(directory: Path, shards: Mapping[str, Sequence[str]], entries: Mapping[str, Entry]) -> None:
@@ -35,31 +33,15 @@ def verify_files(directory: Path, shards: Mapping[str, Sequence[str]], entries: 
                     )
 
 
-def probe(directory: Path, ref: str) -> None:
+def probe(directory: Path) -> None:
     """Load the model in fp32 as a user would and run one forward pass.
 
-    Args:
-        directory: The merged model.
-        ref: The first parent, which gave it its configuration, for messages.
-
     Raises:
-        DataInvalid: If weights are missing, superfluous or of another shape than config.json asks for.
+        ConfigInvalid: If weights are missing or do not fit config.json or the tokenizer.
         Diverged: If the logits are not finite.
     """
-    model, info = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=torch.float32, local_files_only=True, use_safetensors=True, output_loading_info=True
-    )
-    wrong = {
-        key: sorted(map(str, info[key])) for key in ("missing_keys", "unexpected_keys", "mismatched_keys")
-    }
-    wrong = {key: names for key, names in wrong.items() if names}
-    if wrong:
-        raise DataInvalid(f"the merged model does not fit the config.json of '{ref}': {wrong}")
-    model.eval()
-    tokens_BT = torch.arange(min(PROBE_TOKENS, model.config.vocab_size)).unsqueeze(0)
-    with torch.inference_mode():
-        logits_BTV = model(input_ids=tokens_BT, use_cache=False).logits
-    if not bool(torch.isfinite(logits_BTV).all()):
+    model, _ = load_model(directory)
+    if not bool(torch.isfinite(probe_logits(model)).all()):
         raise Diverged(
             "the merged model's forward pass gives NaN or infinity; use a smaller scale or weights"
         )

@@ -40,6 +40,8 @@ class DareOptions(MergeOptions):
     )
     scale: float = Field(
         default=0.4,
+        ge=-100.0,
+        le=100.0,
         description="factor on the sum of the task vectors",
         json_schema_extra={"source": "as task_arithmetic"},
     )

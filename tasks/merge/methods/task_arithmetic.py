@@ -28,6 +28,8 @@ class TaskArithmeticOptions(MergeOptions):
     )
     scale: float = Field(
         default=0.4,
+        ge=-100.0,
+        le=100.0,
         description="factor on the sum of the task vectors",
         json_schema_extra={
             "source": "Yadav et al. 2023, the value for task arithmetic without validation data"

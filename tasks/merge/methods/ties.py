@@ -40,6 +40,8 @@ class TiesOptions(MergeOptions):
     )
     scale: float = Field(
         default=1.0,
+        ge=-100.0,
+        le=100.0,
         description="factor on the merged task vector",
         json_schema_extra={"source": "Yadav et al. 2023, the value without validation data"},
     )

@@ -113,7 +113,7 @@ def test_dare_keeps_everything_at_density_one():
 def test_dare_drops_and_rescales_without_bias():
     ones = torch.ones(200_000)
     kept = drop(ones.clone(), 0.3, 0, "t", 0)
-    assert set(kept.unique().tolist()) == {0.0, float(torch.tensor(1.0) / 0.3)}
+    assert set(kept.tolist()) == {0.0, float(torch.tensor(1.0) / 0.3)}
     assert float(kept.mean()) == pytest.approx(1.0, abs=0.02)
 
 
