@@ -191,7 +191,7 @@ def _text(
 def _span(
     tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], turn: int, text: str, key: str
 ) -> tuple[int, int, bool]:
-    """Where the answer of `turn` stands in `text`, its end token included; and whether it has such a token."""
+    """Where the answer of `turn` stands in `text`, its end token included; and whether it has one."""
     blank = [*messages[:turn], {**messages[turn], "content": PLACEHOLDER}, *messages[turn + 1 :]]
     head, found, tail = _text(tokenizer, blank, key).partition(PLACEHOLDER)
     prompt = _text(tokenizer, messages[:turn], key, prompt=True)
