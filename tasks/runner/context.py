@@ -11,10 +11,10 @@ from pathlib import Path
 
 from tasks.artefacts import Store
 from tasks.recipe.failures import Infrastructure
+from tasks.runner.logbook import POINTS
 from tasks.stage import Checkpoints, Input, Method
 
 HEARTBEAT_SECONDS = 2.0
-POINTS = "points.jsonl"
 
 
 class Context:
@@ -70,7 +70,7 @@ class Context:
     def metric(self, name: str, value: float, step: int) -> None:
         """Keep a point of a curve; it survives a kill and is logged once."""
         with self._points_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([name, step, value]) + "\n")
+            file.write(json.dumps([name, value, step, int(time.time() * 1000)]) + "\n")
 
     def progress(self, done: float, figure: str = "") -> None:
         """Publish how far the step is, every two seconds at most."""
@@ -88,21 +88,6 @@ class Context:
         """True once SIGTERM came."""
         self.cooperative = True
         return self._stop.is_set()
-
-
-def read_points(work: Path) -> dict[tuple[str, int], float]:
-    """The points of the curves by (name, step): a point that a resumed attempt logged again counts once."""
-    points: dict[tuple[str, int], float] = {}
-    file = work / POINTS
-    if not file.exists():
-        return points
-    for line in file.read_text(encoding="utf-8").splitlines():
-        try:
-            name, step, value = json.loads(line)
-        except json.JSONDecodeError:
-            continue  # the last line of a killed attempt may be cut; the resumed attempt logged it again
-        points[(name, step)] = value
-    return points
 
 
 def outputs_of(context: Context, method: Method, passed: Mapping[str, Input]) -> dict[str, Path]:

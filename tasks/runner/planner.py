@@ -18,6 +18,7 @@ from tasks.recipe.failures import ConfigInvalid
 from tasks.recipe.models import Recipe
 from tasks.recipe.plan import Pinned, Plan, PlannedStep, resolve
 from tasks.recipe.references import parse_reference
+from tasks.recipe.run_names import plan_uri
 from tasks.runner.code import code_of
 from tasks.runner.imports import import_model
 from tasks.runner.records import StepRecord, run_key
@@ -98,9 +99,8 @@ def freeze(
 
 def write_plan(plan: Plan, store: Store) -> str:
     """Write the plan where every step reads it and return its URI."""
-    key = f"runs/{plan.run}/plan.json"
-    store.write(key, plan.model_dump_json(indent=1).encode())
-    return f"{store.uri}/{key}"
+    store.write(f"runs/{plan.run}/plan.json", plan.model_dump_json(indent=1).encode())
+    return plan_uri(store.uri, plan.run)
 
 
 def pin_data(recipe: Recipe, store: Store, settings: Settings) -> dict[str, Pinned]:

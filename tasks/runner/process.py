@@ -16,10 +16,18 @@ from pathlib import Path
 from types import FrameType
 
 from tasks.artefacts import Store, open_store
-from tasks.recipe.failures import Failure, Infrastructure, OutOfMemory, PerennialError, Preempted
+from tasks.recipe.failures import (
+    ConfigInvalid,
+    Failure,
+    Infrastructure,
+    OutOfMemory,
+    PerennialError,
+    Preempted,
+)
 from tasks.recipe.plan import Plan
+from tasks.runner import logbook
 from tasks.runner.settings import Settings
-from tasks.runner.step import Attempt, run_step
+from tasks.runner.step import Attempt, find_step, run_step
 
 TAIL_LINES = 200
 TERMINATION_LOG = "/dev/termination-log"
@@ -34,8 +42,6 @@ def read_plan(uri: str) -> tuple[Plan, Store]:
     """
     store_uri, found, rest = uri.rpartition("/runs/")
     if not found or not rest.endswith("/plan.json"):
-        from tasks.recipe.failures import ConfigInvalid
-
         raise ConfigInvalid(f"'{uri}' is not the URI of a plan: expected <store>/runs/<run>/plan.json")
     store = open_store(store_uri)
     return Plan.model_validate_json(store.read(f"runs/{rest}")), store
@@ -56,14 +62,20 @@ def step_process(plan_uri: str, name: str, settings: Settings, *, fresh: bool) -
             if failure is Failure.BUG:
                 traceback.print_exc()
             print(f"{name}: {failure.name.lower().replace('_', ' ')}: {message}", file=sys.stderr, flush=True)
-    if failure is not None:
+    if failure is None:
+        code = 0
+    else:
+        code = int(failure)
         words = {"step": name, "failure": failure.name, "message": message, "tail": list(tail)}
         _last_words(words)
         with contextlib.suppress(PerennialError, OSError):  # the store may be what failed
             store.write(f"runs/{plan.run}/failures/{name}.json", json.dumps(words, indent=1).encode())
     with contextlib.suppress(PerennialError, OSError):
         store.write(f"runs/{plan.run}/logs/{name}.log", "\n".join([*tail, ""]).encode())
-    return 0 if failure is None else int(failure)
+    if failure is not None:
+        with contextlib.suppress(PerennialError):  # MLflow may be what failed, and the exit code says enough
+            logbook.log_failure(plan, find_step(plan, name), failure, message, store)
+    return code
 
 
 def classify(error: BaseException) -> tuple[Failure, str]:

@@ -23,7 +23,7 @@ from tasks.recipe.fingerprints import ingredients as ingredients_of
 from tasks.recipe.plan import Plan, PlannedInput, PlannedStep
 from tasks.runner import logbook
 from tasks.runner.cache import Lookup, look_up
-from tasks.runner.context import Context, outputs_of, read_points
+from tasks.runner.context import Context, outputs_of
 from tasks.runner.records import (
     Output,
     StepRecord,
@@ -193,7 +193,7 @@ def _execute(
         say=lambda line: attempt.say(f"{step.name}: {line}"),
     )
     attempt.context = context
-    with clock:
+    with clock, logbook.live(plan, step, lookup.fingerprint, work, store):
         result = method.run(context, options)
     _check_finite(step, result)
     producer = lookup.fingerprint
@@ -249,7 +249,9 @@ def _finish(plan: Plan, record: StepRecord, attempt: Attempt) -> None:
     points of the curves still in the scratch directory.
     """
     work = work_directory(attempt.settings, record.fingerprint)
-    record.mlflow_run = logbook.log_step(plan, record, read_points(work), attempt.settings)
+    record.mlflow_run = logbook.log_step(
+        plan, record, logbook.read_points(work), attempt.settings, attempt.store
+    )
     write_record(attempt.store, run_key(plan.run, record.step), record)
     shutil.rmtree(work, ignore_errors=True)
 
