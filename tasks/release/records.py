@@ -1,0 +1,160 @@
+"""The parts of plans, step records and reports that a release reads. Unknown fields are others' business."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tasks.recipe.failures import ConfigInvalid
+from tasks.recipe.models import Gate
+
+TRAINED = ("pretrain", "sft", "align", "distill")
+"""Stages whose models have newly trained weights."""
+
+MAIN_KINDS = ("model", "report", "tokens", "reference", "validation", "training_log")
+"""A step's main output is its first of these kinds (records do not keep the order of a method's outputs)."""
+
+
+class Facts(BaseModel):
+    """Base of what is read here."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Output(Facts):
+    """One output of a step: its artefact's digest, kind and facts."""
+
+    digest: str
+    kind: str
+    meta: dict[str, Any] = Field(default_factory=dict)
+
+
+class StepRecord(Facts):
+    """What a step did in a run."""
+
+    fingerprint: str
+    step: str
+    stage: str
+    method: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    inputs: dict[str, list[str]] = Field(default_factory=dict)
+    outputs: dict[str, Output]
+    metrics: dict[str, float] = Field(default_factory=dict)
+    figure: str = ""
+    cached: bool = False
+    reasons: list[str] = Field(default_factory=list)
+    device_seconds: float = 0.0
+    mlflow_run: str | None = None
+
+    def main(self) -> Output:
+        """The output that stands for the step."""
+        ranked = sorted(self.outputs, key=lambda name: (_rank(self.outputs[name].kind), name))
+        return self.outputs[ranked[0]]
+
+    def output(self, reference: str, kind: str) -> Output:
+        """The output that `step` or `step.output` refers to; ConfigInvalid where it has not that kind."""
+        name = reference.partition(".")[2]
+        found = self.outputs.get(name) if name else self.main()
+        if found is None or found.kind != kind:
+            held = ", ".join(f"{key} ({value.kind})" for key, value in self.outputs.items())
+            raise ConfigInvalid(f"release: '{reference}' is no {kind}; step '{self.step}' has {held}")
+        return found
+
+
+class Pinned(Facts):
+    """An artefact that a plan names by digest."""
+
+    digest: str
+    kind: str = ""
+
+
+class ReleaseRules(Facts):
+    """The recipe's `release` part."""
+
+    candidate: str
+    report: str
+    approval: Literal["human", "none"] = "human"
+    gates: list[Gate] = Field(default_factory=list)
+
+
+class PlanFacts(Facts):
+    """What a release reads of a frozen plan.
+
+    Attributes:
+        intent: Digest of what the plan sets out to do, the same for equal recipe, data and code.
+        data: Every data set by name.
+        recipe_digest: Digest of the recipe as resolved.
+        license: SPDX name, "" where the recipe states none.
+    """
+
+    run: str
+    recipe: str
+    model: str
+    intent: str
+    release: ReleaseRules
+    data: dict[str, Pinned] = Field(default_factory=dict)
+    recipe_digest: str = ""
+    description: str = ""
+    owner: str = ""
+    license: str = ""
+    git_sha: str = ""
+
+
+class Value(Facts):
+    """A measured value with the ends of its 95 % interval."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class Delta(Facts):
+    """The candidate's value less another's, and the same divided by the other's value."""
+
+    difference: float
+    low: float | None = None
+    high: float | None = None
+    relative: float | None = None
+    relative_low: float | None = None
+    relative_high: float | None = None
+
+
+class MeasuredSet(Facts):
+    """One named set of the report with its measure."""
+
+    name: str
+    measure: str
+    better: Literal["lower", "higher"]
+    items: int
+    values: dict[str, Value | None]
+    against: dict[str, Delta | None] = Field(default_factory=dict)
+
+
+class Report(Facts):
+    """report.json of the evaluate stage."""
+
+    models: dict[str, dict[str, Any] | None] = Field(default_factory=dict)
+    sets: list[MeasuredSet]
+
+
+def ancestors(records: Mapping[str, StepRecord], step: str) -> Iterator[StepRecord]:
+    """The records of a step and of every step of the run that it was made from, each once."""
+    makers: dict[str, str] = {}
+    for record in records.values():
+        for output in record.outputs.values():
+            makers.setdefault(output.digest, record.step)
+    waiting, seen = [step], {step}
+    while waiting:
+        record = records[waiting.pop()]
+        yield record
+        for digest in (digest for many in record.inputs.values() for digest in many):
+            maker = makers.get(digest)
+            if maker is not None and maker not in seen:
+                seen.add(maker)
+                waiting.append(maker)
+
+
+def _rank(kind: str) -> int:
+    return MAIN_KINDS.index(kind) if kind in MAIN_KINDS else len(MAIN_KINDS)

@@ -1,0 +1,282 @@
+"""Judges a run's evidence and, if the gates allow it, registers its candidate in MLflow by reference."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tasks.artefacts import Store, fetch, problems
+from tasks.recipe.failures import DataInvalid, Infrastructure
+from tasks.release.card import card
+from tasks.release.gates import failure, judge, stopped
+from tasks.release.promote import reconcile
+from tasks.release.records import PlanFacts, Report, StepRecord
+from tasks.release.summary import summary, with_changes
+from tasks.release.versions import LineageFacts, lineage, next_version
+from tasks.tracking import ledger, registry, runs
+from tasks.tracking.registry import VersionInfo
+from tasks.tracking.sources import source_of
+
+
+class ReleaseRecord(BaseModel):
+    """What became of a run's candidate; `runs/<run>/release.json`.
+
+    Attributes:
+        outcome: `registered`: it waits as `candidate`; `no_change`: it is the champion already; `refused`: a
+            stop gate failed.
+        version: MLflow's number: the new version, or with no_change the champion's; None if refused.
+        semantic_version: Its semantic version.
+        champion: The version in production when the evidence was judged.
+        summary: Markdown for the approval.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    outcome: Literal["registered", "no_change", "refused"]
+    run: str
+    model: str
+    version: str | None
+    semantic_version: str | None
+    version_reason: str
+    candidate: str
+    report: str
+    champion: str | None
+    approval: Literal["human", "none"]
+    gates: list[dict[str, Any]] = Field(default_factory=list)
+    summary: str
+
+
+def register(
+    store: Store,
+    plan: PlanFacts | Mapping[str, Any],
+    records: Mapping[str, StepRecord | Mapping[str, Any]],
+    *,
+    plan_uri: str,
+    parent: str,
+    cache: Path,
+    actor: str = "perennial",
+) -> ReleaseRecord:
+    """Judge, register, set the alias `candidate`, and write down all of it; safe to repeat.
+
+    Writes `runs/<run>/release.json`, `summary.md` and `report.html` to the store, and the same with the
+    report and the model card to the parent MLflow run.
+
+    Args:
+        store: Holds the run.
+        plan: The frozen plan.
+        records: The run's step records by step, in the plan's order.
+        plan_uri: Where the plan is.
+        parent: The MLflow parent run's id.
+        cache: For artefacts fetched from a remote store.
+        actor: Who the ledger says registered it.
+
+    Raises:
+        GatesFailed: A stop gate failed; release.json is written and nothing registered.
+        ConfigInvalid: A gate cannot be judged on this report.
+        DataInvalid: The report or the candidate is unreadable, missing or altered.
+        Infrastructure: The store or MLflow is unreachable, or a step has not run.
+    """
+    facts = PlanFacts.model_validate(plan)
+    steps = {name: StepRecord.model_validate(record) for name, record in records.items()}
+    _check_steps(facts, steps)
+    candidate = lineage(steps, facts.release.candidate)
+    evidence = steps[_step(facts.release.report)].output(facts.release.report, "report").digest
+    _check_candidate(store, candidate.model)
+    pages = fetch(store, evidence, cache)
+    report = _read_report(pages / "report.json")
+    results = judge(facts.release.gates, report)
+    champion = registry.find_version(facts.model, "champion")
+
+    source = source_of(store, candidate.model)
+    if champion is not None and _unchanged(champion, candidate, evidence, facts.intent):
+        outcome: Literal["registered", "no_change", "refused"] = "no_change"
+        version, semantic, change = champion.version, champion.semantic, "nothing changed"
+        headline = f"{facts.model}: no change: version {version} ({semantic}) stays in production"
+    elif stopped(results):
+        outcome = "refused"
+        version, semantic, change = None, None, ""
+        headline = f"{facts.model}: refused: {len(stopped(results))} gates failed"
+    else:
+        outcome = "registered"
+        made, semantic, change = _register(
+            facts, steps, candidate, evidence, source, champion, plan_uri, parent
+        )
+        version = made.version
+        headline = f"{facts.model} {semantic} (version {version}) waits for a decision"
+        _enter(store, facts, made, evidence, actor)
+
+    notes = _notes(facts, candidate, evidence, champion, change)
+    text = summary(headline, report, results, steps.values(), notes)
+    record = ReleaseRecord(
+        outcome=outcome,
+        run=facts.run,
+        model=facts.model,
+        version=version,
+        semantic_version=semantic,
+        version_reason=change,
+        candidate=candidate.model,
+        report=evidence,
+        champion=champion.version if champion else None,
+        approval=facts.release.approval,
+        gates=[asdict(result) for result in results],
+        summary=text,
+    )
+    documents = {
+        "release.json": json.dumps(record.model_dump(), sort_keys=True, indent=1).encode(),
+        "summary.md": text.encode(),
+        "report.html": with_changes(pages / "report.html", steps.values()),
+    }
+    for name, data in documents.items():
+        store.write(f"runs/{facts.run}/{name}", data)
+    documents["report.json"] = (pages / "report.json").read_bytes()
+    if outcome == "registered":
+        shown = card(facts, steps, results, semantic=semantic or "", change=change, source=source)
+        documents["model-card.md"] = shown.encode()
+    _log(parent, documents)
+    if outcome == "refused":
+        raise failure(facts.model, results)
+    return record
+
+
+def _check_steps(plan: PlanFacts, steps: Mapping[str, StepRecord]) -> None:
+    for reference in (plan.release.candidate, plan.release.report):
+        if _step(reference) not in steps:
+            raise Infrastructure(
+                f"run '{plan.run}': step '{_step(reference)}' has no record, so there is nothing to release; "
+                f"run the step first"
+            )
+
+
+def _check_candidate(store: Store, digest: str) -> None:
+    damage = problems(store, digest)
+    if damage:
+        raise DataInvalid(
+            f"the candidate {digest} in {store.uri} is damaged: {'; '.join(damage[:5])}. Start the run again: "
+            f"the step that made it repairs it"
+        )
+
+
+def _read_report(path: Path) -> Report:
+    try:
+        return Report.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise DataInvalid(f"{path}: not a report of the evaluate stage: {error}") from error
+
+
+def _unchanged(champion: VersionInfo, candidate: LineageFacts, evidence: str, intent: str) -> bool:
+    """The champion is this very model, on the same evidence or by a plan of the same intent."""
+    return champion.digest == candidate.model and (
+        champion.tags.get("perennial.report") == evidence or champion.tags.get("perennial.intent") == intent
+    )
+
+
+def _register(
+    plan: PlanFacts,
+    steps: Mapping[str, StepRecord],
+    candidate: LineageFacts,
+    evidence: str,
+    source: str,
+    champion: VersionInfo | None,
+    plan_uri: str,
+    parent: str,
+) -> tuple[VersionInfo, str, str]:
+    taken = {
+        each.semantic
+        for each in registry.versions(plan.model)
+        # What an earlier attempt of this release registered is not another model's number.
+        if (each.digest, each.tags.get("perennial.report"), each.run_id)
+        != (candidate.model, evidence, parent)
+    }
+    semantic, change = next_version(_champion_facts(champion), candidate, taken)
+    lineage_tag = candidate.model_dump(mode="json", exclude={"semantic"})
+    lineage_tag["trained"] = sorted(lineage_tag["trained"])
+    tags = {
+        "perennial.candidate": candidate.model,
+        "perennial.report": evidence,
+        "perennial.plan": plan_uri,
+        "perennial.run": plan.run,
+        "perennial.recipe": plan.recipe,
+        "perennial.recipe_digest": plan.recipe_digest,
+        "perennial.intent": plan.intent,
+        "perennial.semantic_version": semantic,
+        "perennial.version_reason": change,
+        "perennial.lineage": json.dumps(lineage_tag, sort_keys=True),
+        "perennial.git_sha": plan.git_sha,
+        "perennial.license": plan.license,
+        **{f"perennial.data.{name}": data.digest for name, data in plan.data.items()},
+        **{f"perennial.step.{name}": record.main().digest for name, record in steps.items()},
+    }
+    made = registry.register(
+        plan.model,
+        source,
+        parent,
+        {name: value for name, value in tags.items() if value},
+        description=f"{plan.model} {semantic}: {change}. The card: model-card.md in the run's folder release.",
+    )
+    return made, made.semantic, made.tags.get("perennial.version_reason", change)
+
+
+def _champion_facts(champion: VersionInfo | None) -> LineageFacts | None:
+    if champion is None or "perennial.lineage" not in champion.tags:
+        return None  # registered by other means: nothing to derive a number from, so ours start at 1.0.0
+    try:
+        return LineageFacts.model_validate(
+            {**json.loads(champion.tags["perennial.lineage"]), "semantic": champion.semantic}
+        )
+    except ValueError as error:
+        raise DataInvalid(
+            f"the champion, version {champion.version} of '{champion.name}', has an unreadable tag "
+            f"perennial.lineage, from which the next version number is derived: set it from its "
+            f"runs/<run>/steps, or promote a version that Perennial registered ({error})"
+        ) from error
+
+
+def _enter(store: Store, plan: PlanFacts, made: VersionInfo, evidence: str, actor: str) -> None:
+    """Put the registration into the ledger once; the alias `candidate` follows the ledger."""
+
+    def make(lines: Sequence[ledger.Line]) -> ledger.Draft | None:
+        if any(line.action == "register" and line.to_version == made.version for line in lines):
+            return None
+        return ledger.Draft(
+            action="register",
+            actor=actor,
+            from_version=ledger.standing(lines).champion,
+            to_version=made.version,
+            to_digest=made.digest,
+            evidence=evidence,
+            reason=made.tags.get("perennial.version_reason", ""),
+            run=plan.run,
+        )
+
+    ledger.append(store, plan.model, make)
+    reconcile(store, plan.model)
+
+
+def _notes(
+    plan: PlanFacts, candidate: LineageFacts, evidence: str, champion: VersionInfo | None, change: str
+) -> list[str]:
+    held = f"version {champion.version} ({champion.semantic})" if champion else "none yet"
+    return [
+        f"recipe {plan.recipe}, run `{plan.run}`",
+        f"candidate `{candidate.model}`{f': {change}' if change else ''}",
+        f"evidence `{evidence}`",
+        f"in production: {held}",
+    ]
+
+
+def _log(parent: str, documents: Mapping[str, bytes]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        for name, data in documents.items():
+            path = Path(folder) / name
+            path.write_bytes(data)
+            runs.log_file(parent, path, "release")
+
+
+def _step(reference: str) -> str:
+    return reference.partition(".")[0]

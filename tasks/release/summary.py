@@ -1,0 +1,100 @@
+"""What people read of a release: the summary for the approval, and what changed and why."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tasks.recipe.failures import PerennialError
+from tasks.release.gates import GateResult, figure
+from tasks.release.records import Delta, MeasuredSet, Report, StepRecord, Value
+
+CHANGES_MARK = "<!-- changes -->"
+
+
+def summary(
+    headline: str,
+    report: Report,
+    gates: Sequence[GateResult],
+    records: Iterable[StepRecord],
+    notes: Sequence[str],
+) -> str:
+    """The markdown of the approval form: verdict, table of sets, gates, what changed.
+
+    Args:
+        headline: One line, e.g. "pydocs 1.1.0 (version 3) waits for a decision".
+        report: The evidence.
+        gates: The verdicts.
+        records: The run's step records, in order.
+        notes: Further facts, one line each.
+    """
+    lines = [f"# {headline}", "", *(f"- {note}" for note in notes), ""]
+    lines += [
+        "| set | measure | candidate | against the base | against the champion |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [_row(each) for each in report.sets]
+    lines += ["", "95 % intervals in brackets (paired bootstrap).", "", "## Gates", ""]
+    lines += [f"- {'✓' if gate.passed else '✗'} {gate.text}" for gate in gates] or [
+        "The recipe has no gates."
+    ]
+    lines += ["", "## What changed and why", ""]
+    lines += [f"- **{step}**: {reason}" for step, reason in changes(records)]
+    return "\n".join(lines) + "\n"
+
+
+def changes(records: Iterable[StepRecord]) -> list[tuple[str, str]]:
+    """Each step that ran with its reasons, and one line that counts those that did not have to."""
+    every = list(records)
+    found = [(each.step, "; ".join(each.reasons) or "ran") for each in every if not each.cached]
+    cached = [each.step for each in every if each.cached]
+    if cached:
+        found.append((f"{len(cached)} of {len(every)} steps", f"unchanged ({', '.join(cached)})"))
+    return found
+
+
+def with_changes(page: Path, records: Iterable[StepRecord]) -> bytes:
+    """The evaluation's page with the list of changes at its mark.
+
+    Raises:
+        PerennialError: The page has no mark.
+    """
+    text = page.read_text(encoding="utf-8")
+    if CHANGES_MARK not in text:
+        raise PerennialError(
+            f"{page}: no '{CHANGES_MARK}' to put the changes at; the evaluate stage must write it"
+        )
+    items = "".join(
+        f"<li><b>{html.escape(step)}</b>: {html.escape(reason)}</li>" for step, reason in changes(records)
+    )
+    section = f'<section id="changes"><h2>What changed and why</h2><ul>{items}</ul></section>'
+    return text.replace(CHANGES_MARK, section, 1).encode()
+
+
+def _row(each: MeasuredSet) -> str:
+    cells = [
+        each.name,
+        f"{each.measure.replace('_', ' ')} ({each.better} is better, {each.items} items)",
+        _value(each.values.get("model")),
+        _delta(each.against.get("baseline")),
+        _delta(each.against.get("champion")),
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _value(value: Value | None) -> str:
+    if value is None:
+        return "-"
+    return figure(value.value, False) + _interval(value.low, value.high, False)
+
+
+def _delta(delta: Delta | None) -> str:
+    if delta is None:
+        return "-"
+    text = f"{delta.difference:+.4g}{_interval(delta.low, delta.high, False)}"
+    return text if delta.relative is None else f"{text}, {figure(delta.relative, True)}"
+
+
+def _interval(low: float | None, high: float | None, percent: bool) -> str:
+    return "" if low is None or high is None else f" [{figure(low, percent)}, {figure(high, percent)}]"
