@@ -15,7 +15,8 @@ from tasks.stage import Input
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-InputSpec = Input | tuple[str, Path] | tuple[str, Path, Mapping[str, Any]]
+InputSpec = Any
+"""An Input, or (kind, path), or (kind, path, meta)."""
 
 
 class LocalCheckpoints:
@@ -101,7 +102,7 @@ def as_input(port: str, given: InputSpec) -> Input:
 
 def new_context(
     directory: Path,
-    inputs: Mapping[str, InputSpec | Sequence[InputSpec]] | None = None,
+    inputs: Mapping[str, InputSpec] | None = None,
     **more: Any,
 ) -> FakeContext:
     """A FakeContext; an input is an `Input`, (kind, path) or (kind, path, meta), or a list of these."""
@@ -109,12 +110,12 @@ def new_context(
         port: [as_input(port, each) for each in (value if isinstance(value, list) else [value])]
         for port, value in (inputs or {}).items()
     }
-    return FakeContext(directory, given, **more)  # type: ignore[arg-type]
+    return FakeContext(directory, given, **more)
 
 
 @pytest.fixture
 def make_context(tmp_path: Path) -> Callable[..., FakeContext]:
-    """Use as make_context({"model": ("model", path, meta)}, seed=0, fresh=False, step="step", directory=None)."""
+    """Makes a context: `make_context({"model": ("model", path, meta)}, seed=0, fresh=False)`."""
 
     def make(
         inputs: Mapping[str, Any] | None = None, directory: Path | None = None, **more: Any
@@ -126,7 +127,7 @@ def make_context(tmp_path: Path) -> Callable[..., FakeContext]:
 
 @pytest.fixture
 def write_rows(tmp_path: Path) -> Callable[..., Path]:
-    """Use as write_rows("news", [{"key": ..., "text": ...}, ...]) -> directory with rows.jsonl."""
+    """Writes a dataset, `write_rows("news", [{"key": ..., "text": ...}])`, and returns its directory."""
 
     def write(name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
         directory = tmp_path / "data" / name
@@ -193,7 +194,7 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_model_like(tmp_path: Path) -> Callable[..., Path]:
-    """Use as tiny_model_like(seed=1) -> a model of the same shape and tokenizer with other weights."""
+    """Writes a model of the same shape and tokenizer with other weights: `tiny_model_like(seed=1)`."""
 
     def make(seed: int) -> Path:
         return write_tiny_model(tmp_path / f"model-{seed}", seed=seed)

@@ -150,7 +150,7 @@ def probe_logits(model: PreTrainedModel) -> torch.Tensor:
     embedding = model.get_input_embeddings().weight
     ids_BT = (torch.arange(16, device=embedding.device) * 7919 % embedding.shape[0])[None]
     training = model.training
-    logits_BTV = model.eval()(input_ids=ids_BT, use_cache=False).logits.float()
+    logits_BTV: torch.Tensor = model.eval()(input_ids=ids_BT, use_cache=False).logits.float()
     model.train(training)
     return logits_BTV
 

@@ -1,0 +1,1 @@
+"""What the trainer can minimise: one file an objective."""
