@@ -126,14 +126,13 @@ def commit(
         raise DataInvalid(f"{directory}: empty; an artefact of kind '{kind}' needs at least one file")
     digest = digest_of(kind, files)
     try:
-        canonical(meta)
         new = Manifest(
             digest=digest,
             kind=kind,
             files=files,
             parents=tuple(parents),
             producer=producer,
-            meta=dict(meta),
+            meta=json.loads(canonical(dict(meta))),
             created=datetime.now(UTC),
         )
     except (TypeError, ValueError) as error:
@@ -212,7 +211,7 @@ def fetch(store: Store, digest: str, cache: Path) -> Path:
         try:
             check_copy(target, manifest.files)
             return target
-        except (ArtefactAltered, ObjectMissing, DataInvalid) as error:
+        except (ArtefactAltered, ObjectMissing) as error:
             logger.warning("%s: the cached copy is damaged and is fetched again: %s", target, error)
             remove_tree(target)
     objects = {file.path: key_of(digest, file) for file in manifest.files}
@@ -244,7 +243,10 @@ def download_tree(store: Store, keys: Mapping[str, str], files: Sequence[FileEnt
 
 def check_copy(directory: Path, files: Sequence[FileEntry]) -> None:
     """Hash every file of a local copy; raises ObjectMissing or ArtefactAltered with the first difference."""
-    present = regular_files(directory) if directory.is_dir() else {}
+    try:
+        present = regular_files(directory) if directory.is_dir() else {}
+    except DataInvalid as error:  # a link or an odd name: no commit stores such a thing
+        raise ArtefactAltered(f"{directory}: altered: {error}") from error
     recorded = {file.path for file in files}
     for name, path in present.items():
         if name not in recorded:

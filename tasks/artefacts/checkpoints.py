@@ -12,12 +12,11 @@ a damaged one is named and passed over for the one before.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from tasks.artefacts.artefact import (
     FileEntry,
@@ -35,6 +34,14 @@ COMPLETE = "COMPLETE"
 FILES = TypeAdapter(tuple[FileEntry, ...])
 
 logger = logging.getLogger(__name__)
+
+
+class Progress(BaseModel):
+    """The highest position ever recorded, in samples."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    position: int = Field(ge=0)
 
 
 class StoreCheckpoints:
@@ -87,7 +94,7 @@ class StoreCheckpoints:
                 continue
             try:
                 return self._fetch(position), position
-            except (ArtefactAltered, ObjectMissing, DataInvalid) as error:
+            except (ArtefactAltered, ObjectMissing) as error:
                 logger.warning("checkpoint %s%d: damaged, passed over: %s", self.prefix, position, error)
         return None
 
@@ -123,7 +130,7 @@ class StoreCheckpoints:
             try:
                 check_copy(target, files)
                 return target
-            except (ArtefactAltered, ObjectMissing, DataInvalid) as error:
+            except (ArtefactAltered, ObjectMissing) as error:
                 logger.warning("%s: the local copy is damaged and is fetched again: %s", target, error)
                 remove_tree(target)
         download_tree(self.store, {file.path: f"{prefix}files/{file.path}" for file in files}, files, target)
@@ -148,19 +155,20 @@ class StoreCheckpoints:
     def _recorded(self) -> int:
         key = f"{self.prefix}progress.json"
         try:
-            position = json.loads(self.store.read(key))["position"]
+            return Progress.model_validate_json(self.store.read(key)).position
         except ObjectMissing:
             return 0
-        except (ValueError, KeyError, TypeError) as error:
+        except ValidationError as error:
             raise ArtefactAltered(
-                f"{self.store.locate(key)}: altered: {error!r}; how far the step had come is not known. "
-                "Remove the object to go by the checkpoints that are left"
+                f"{self.store.locate(key)}: altered: how far the step had come is not known. Remove the object "
+                f"to go by the checkpoints that are left. {error}"
             ) from error
-        return int(position)
 
     def _record(self, position: int) -> None:
         if position > self._recorded():
-            self.store.write(f"{self.prefix}progress.json", canonical({"position": position}))
+            self.store.write(
+                f"{self.prefix}progress.json", Progress(position=position).model_dump_json().encode()
+            )
 
     def _prune(self) -> None:
         """Remove what is older than the newest `keep` complete ones, complete or not."""
