@@ -9,7 +9,7 @@ import secrets
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tasks.recipe.failures import Failure, PerennialError
 from tasks.runner.settings import Settings, settings
@@ -118,29 +118,39 @@ def _register_plan(uri: str, places: Settings) -> int:
     from tasks.runner.release import register_run
 
     plan, store = read_plan(uri)
-    outcome, summary = register_run(plan, uri, store, places)
-    print(summary)
-    return UNCHANGED if outcome == "no_change" else 0
+    record = register_run(plan, uri, store, places)
+    print(record.summary)
+    return UNCHANGED if record.outcome == "no_change" else 0
 
 
 def _promote(options: argparse.Namespace, places: Settings) -> int:
-    from tasks.runner.release import decide
-
-    print(decide("promote", places, options.plan, options.model, options.version, options.by, options.reason))
-    return 0
+    return _decide("promote", options, places)
 
 
 def _reject(options: argparse.Namespace, places: Settings) -> int:
+    return _decide("reject", options, places)
+
+
+def _decide(action: Literal["promote", "reject"], options: argparse.Namespace, places: Settings) -> int:
     from tasks.runner.release import decide
 
-    print(decide("reject", places, options.plan, options.model, options.version, options.by, options.reason))
+    words = decide(
+        action,
+        places,
+        plan=options.plan,
+        model=options.model,
+        version=options.version,
+        by=options.by,
+        reason=options.reason,
+    )
+    print(words)
     return 0
 
 
 def _rollback(options: argparse.Namespace, places: Settings) -> int:
     from tasks.runner.release import roll_back
 
-    print(roll_back(places, options.model, options.by, options.reason))
+    print(roll_back(places, options.model, options.by, options.reason, options.run or ""))
     return 0
 
 
@@ -303,6 +313,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--version", help="... and its version number or alias")
     rollback = add("rollback", _rollback, "put the previous champion back")
     rollback.add_argument("model")
+    rollback.add_argument("--run", metavar="ID", help="a retry with the same id changes nothing")
     for sub in (promote, reject, rollback):
         sub.add_argument("--by", default=os.environ.get("USER", "unknown"), help="who decides")
         sub.add_argument("--reason", default="", help="why, for the ledger")

@@ -1,0 +1,168 @@
+"""The release commands: register, promote, reject, roll back, history, registry, summary."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from rich.console import Console
+from rich.table import Table
+
+from tasks.artefacts import Store, open_store
+from tasks.recipe.failures import ConfigInvalid, GatesFailed
+from tasks.recipe.plan import Plan
+from tasks.release import promote as decisions
+from tasks.release.register import ReleaseRecord, register
+from tasks.runner.logbook import open_parent
+from tasks.runner.planner import run_of
+from tasks.runner.process import read_plan
+from tasks.runner.settings import Settings
+from tasks.tracking import ledger, registry, runs
+
+
+def register_run(plan: Plan, uri: str, store: Store, settings: Settings) -> ReleaseRecord:
+    """Judge a run's evidence and register its candidate; ends the run's MLflow run.
+
+    Raises:
+        ConfigInvalid: The recipe releases nothing.
+        GatesFailed: A stop gate failed.
+    """
+    if plan.release is None:
+        raise ConfigInvalid(f"recipe '{plan.recipe}' has no release: there is nothing to register")
+    records = {name: record.model_dump() for name, record in run_of(plan, store).items()}
+    parent = open_parent(plan, uri)
+    try:
+        record = register(
+            store,
+            plan.model_dump(),
+            records,
+            plan_uri=uri,
+            parent=parent,
+            cache=settings.home / "cache" / "artefacts",
+        )
+    except GatesFailed:
+        runs.end(parent, "FAILED")
+        raise
+    runs.end(parent, "FINISHED")
+    return record
+
+
+def decide(
+    action: Literal["promote", "reject"],
+    settings: Settings,
+    *,
+    plan: str | None,
+    model: str | None,
+    version: str | None,
+    by: str,
+    reason: str,
+) -> str:
+    """Promote or reject the candidate of a plan, or a version of a model; what was decided, in words."""
+    store, name, number, run = _target(settings, plan, model, version)
+    act = decisions.promote if action == "promote" else decisions.reject
+    decision = act(store, name, number, by, reason, run=run)
+    done = "promoted" if action == "promote" else "rejected"
+    again = " (already on record)" if decision.repeated else ""
+    return (
+        f"version {decision.line.to_version} of '{name}' {done} by {by}: {reason}{again}\n"
+        f"champion: {decision.champion or 'none'}, previous: {decision.previous or 'none'}"
+    )
+
+
+def roll_back(settings: Settings, model: str, by: str, reason: str, run: str) -> str:
+    """Put the previous champion back; what was done, in words."""
+    decision = decisions.rollback(open_store(settings.store), model, by, reason, run=run)
+    return (
+        f"'{model}' rolled back from version {decision.line.from_version} to {decision.line.to_version} "
+        f"by {by}: {reason}\nchampion: {decision.champion}, previous: {decision.previous}"
+    )
+
+
+def summary_of(settings: Settings, plan: str | None, model: str | None, version: str | None) -> str:
+    """The markdown summary that the approval shows."""
+    if plan is not None:
+        frozen, store = read_plan(plan)
+        run = frozen.run
+    else:
+        store, name, number, _ = _target(settings, None, model, version)
+        run = registry.version(name, number).tags.get("perennial.run", "")
+    key = f"runs/{run}/summary.md"
+    if not run or store.stat(key) is None:
+        raise ConfigInvalid(f"there is no summary of run '{run}' in {store.uri}: it has registered nothing")
+    return store.read(key).decode()
+
+
+def print_history(settings: Settings, model: str, at: str | None) -> None:
+    """Print the ledger of a model, or who was champion at a date."""
+    store = open_store(settings.store)
+    console = Console(soft_wrap=True)
+    if at is not None:
+        champion = ledger.champion_at(store, model, at)
+        console.print(
+            f"champion of '{model}' at {at}: " + (f"version {champion}" if champion else "none"),
+            highlight=False,
+        )
+        return
+    lines = ledger.history(store, model)
+    if not lines:
+        raise ConfigInvalid(f"the ledger of '{model}' in {store.uri} is empty: nothing was ever registered")
+    table = Table(box=None, pad_edge=False)
+    for column in ("#", "time", "what", "from", "to", "by", "why", "evidence"):
+        table.add_column(column, overflow="fold")
+    for line in lines:
+        table.add_row(
+            str(line.seq),
+            line.time,
+            line.action,
+            line.from_version or "-",
+            line.to_version,
+            line.actor,
+            line.reason,
+            line.evidence[:12],
+        )
+    console.print(table, highlight=False, markup=False)
+    for problem in decisions.audit(store, model):
+        console.print(f"WARNING: {problem}", style="bold red")
+
+
+def print_registry(settings: Settings, model: str) -> None:
+    """Print the versions of a model, newest first, with their aliases."""
+    versions = registry.versions(model)
+    if not versions:
+        raise ConfigInvalid(f"MLflow has no registered model '{model}' at {settings.tracking}")
+    held: dict[str, list[str]] = {}
+    for alias, number in registry.aliases(model).items():
+        held.setdefault(number, []).append(alias)
+    table = Table(box=None, pad_edge=False)
+    for column in ("version", "semantic", "aliases", "digest", "run"):
+        table.add_column(column, overflow="fold")
+    for each in reversed(versions):
+        table.add_row(
+            each.version,
+            each.semantic,
+            ", ".join(sorted(held.get(each.version, []))),
+            each.digest[:12],
+            each.tags.get("perennial.run", ""),
+        )
+    Console(soft_wrap=True).print(table, highlight=False, markup=False)
+
+
+def _target(
+    settings: Settings, plan: str | None, model: str | None, version: str | None
+) -> tuple[Store, str, str, str]:
+    """The store, model, version and run that `--plan`, or `--model` and `--version`, name."""
+    if plan is not None:
+        frozen, store = read_plan(plan)
+        key = f"runs/{frozen.run}/release.json"
+        if store.stat(key) is None:
+            raise ConfigInvalid(
+                f"run '{frozen.run}' has registered nothing yet: run `perennial register` first"
+            )
+        record = ReleaseRecord.model_validate_json(store.read(key))
+        if record.version is None:
+            raise ConfigInvalid(
+                f"run '{frozen.run}' was refused by its gates; there is no version to decide on"
+            )
+        return store, frozen.model, record.version, frozen.run
+    if not model or not version:
+        raise ConfigInvalid("name the candidate: --plan URI, or --model NAME and --version NUMBER-OR-ALIAS")
+    return open_store(settings.store), model, version, ""
