@@ -2,6 +2,7 @@
 
     artefacts/<digest>/files/<path>      the files
     artefacts/<digest>/manifest.json     written last: without it there is no artefact
+    artefacts/<digest>/altered/<path>    on S3, a reader found this file altered: cleared by the repair
 
 The digest covers the kind and the content only (docs/decisions/0003): whoever makes the same files gets the
 same artefact, and the manifest of the first maker stays.
@@ -15,7 +16,7 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -149,6 +150,8 @@ def commit(
     for path in damage.keys() - {file.path for file in files}:
         store.delete(f"{_files(digest)}{path}")
     _verify_sizes(store, digest, wanted)
+    for stat in list(store.list(_altered(digest))):
+        store.delete(stat.key)
     return _publish(store, new, found)
 
 
@@ -177,7 +180,8 @@ def problems(store: Store, digest: str) -> list[str]:
     """Why the artefact cannot be used, in words; [] if every object is there with its size and content.
 
     A local store is read and hashed in full. On S3 sizes and stored checksums are compared: bytes that
-    changed under an unchanged checksum are found by `fetch`, which hashes everything it reads.
+    changed under an unchanged checksum are found by `fetch`, which hashes everything it reads and leaves word
+    of it for this function and for `commit`.
     """
     try:
         manifest = load_manifest(store, digest)
@@ -214,18 +218,25 @@ def fetch(store: Store, digest: str, cache: Path) -> Path:
         except (ArtefactAltered, ObjectMissing) as error:
             logger.warning("%s: the cached copy is damaged and is fetched again: %s", target, error)
             remove_tree(target)
-    objects = {file.path: key_of(digest, file) for file in manifest.files}
-    download_tree(store, objects, manifest.files, target)
+
+    def get(file: FileEntry, path: Path) -> None:
+        try:
+            store.download(key_of(digest, file), path, file.sha256)
+        except ArtefactAltered:  # under an unchanged checksum, or somebody would have noticed before
+            store.write(f"{_altered(digest)}{file.path}", b"")
+            raise
+
+    download_tree(get, manifest.files, target)
     return target
 
 
-def download_tree(store: Store, keys: Mapping[str, str], files: Sequence[FileEntry], target: Path) -> None:
-    """Download verified files into a directory that appears whole or not at all, read-only files in it."""
+def download_tree(get: Callable[[FileEntry, Path], None], files: Sequence[FileEntry], target: Path) -> None:
+    """Fill a directory by `get(file, path)`; it appears whole or not at all, with read-only files."""
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
     try:
         for folder in {(temporary / file.path).parent for file in files}:
             folder.mkdir(parents=True, exist_ok=True)
-        in_parallel(lambda file: store.download(keys[file.path], temporary / file.path, file.sha256), files)
+        in_parallel(lambda file: get(file, temporary / file.path), files)
         for file in files:
             (temporary / file.path).chmod(0o444)
         try:
@@ -295,6 +306,10 @@ def _files(digest: str) -> str:
     return f"artefacts/{digest}/files/"
 
 
+def _altered(digest: str) -> str:
+    return f"artefacts/{digest}/altered/"
+
+
 def _manifest_found(store: Store, digest: str) -> Manifest | None:
     try:
         return load_manifest(store, digest)
@@ -328,6 +343,8 @@ def _damage(store: Store, digest: str, files: Sequence[FileEntry]) -> dict[str, 
     words = dict(zip((file.path for file in files), in_parallel(check, files), strict=True))
     recorded = {file.path for file in files}
     words.update({path: f"object unexpected: {path}" for path in sizes if path not in recorded})
+    seen = {stat.key.removeprefix(_altered(digest)) for stat in store.list(_altered(digest))}
+    words.update({path: f"object altered: {path} (a reader found other bytes)" for path in seen & recorded})
     return {path: text for path, text in sorted(words.items()) if text}
 
 

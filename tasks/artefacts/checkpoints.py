@@ -133,7 +133,11 @@ class StoreCheckpoints:
             except (ArtefactAltered, ObjectMissing) as error:
                 logger.warning("%s: the local copy is damaged and is fetched again: %s", target, error)
                 remove_tree(target)
-        download_tree(self.store, {file.path: f"{prefix}files/{file.path}" for file in files}, files, target)
+        download_tree(
+            lambda file, path: self.store.download(f"{prefix}files/{file.path}", path, file.sha256),
+            files,
+            target,
+        )
         return target
 
     def _files(self, position: int) -> Sequence[FileEntry]:
@@ -160,8 +164,8 @@ class StoreCheckpoints:
             return 0
         except ValidationError as error:
             raise ArtefactAltered(
-                f"{self.store.locate(key)}: altered: how far the step had come is not known. Remove the object "
-                f"to go by the checkpoints that are left. {error}"
+                f"{self.store.locate(key)}: altered: how far the step had come is not known. Remove the "
+                f"object to go by the checkpoints that are left. {error}"
             ) from error
 
     def _record(self, position: int) -> None:

@@ -175,7 +175,8 @@ class LocalStore:
         except OSError as error:
             raise disk_failure(error, f"storing {key}", self.root, size) from error
         finally:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                path.unlink()
 
     def _finish(self, handle: int) -> None:
         os.fchmod(handle, 0o444)
