@@ -1,0 +1,1 @@
+"""The recipe language: models, loading, checks, plans and fingerprints. Light: no machine learning here."""

@@ -1,0 +1,149 @@
+"""The recipe as typed objects. Meaning that spans several keys is checked in check.py and its neighbours."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
+
+NAME = r"^[a-z][a-z0-9_-]*$"
+"""Names of recipes, data, steps and gates: lower-case letters, digits, `_` and `-`, first a letter."""
+
+RESERVED = frozenset({"champion", "data", "or"})
+"""Words of the reference language, which no step can be called."""
+
+Name = Annotated[str, StringConstraints(pattern=NAME)]
+DataKind = Literal["documents", "chats", "pairs", "exams"]
+"""The kinds of data sets; the other kinds of artefact are made by steps, models also named by URI."""
+
+
+def _one_or_many(value: Any) -> str:
+    return "many" if isinstance(value, list) else "one"
+
+
+Given = Annotated[Annotated[str, Tag("one")] | Annotated[list[str], Tag("many")], Discriminator(_one_or_many)]
+"""An input: one reference or a list. The tags make an error speak of the branch that is meant."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class DataSource(_Part):
+    """A named data set.
+
+    Attributes:
+        uri: Where it is: `s3://`, `file://`, `hf://`, `pydocs://`, `models:/`.
+        kind: What it is; may be left out where the URI implies it.
+        split: `train` and `heldout` divide by a hash of the rows' keys, so a row never changes sides.
+        options: How to read it (format, columns); what there is depends on the source.
+    """
+
+    uri: str = Field(min_length=1)
+    kind: DataKind | None = None
+    split: Literal["all", "train", "heldout"] = "all"
+    options: dict[str, Any] = {}
+
+
+class Step(_Part):
+    """A node of the recipe's graph.
+
+    Attributes:
+        stage: The kind of work: a folder of tasks/.
+        method: One way of doing it; the stage's first where left out.
+        inputs: Port -> reference, or a list of references where the port takes many.
+        options: The method's options that differ from its defaults.
+        resources: The size of machine: `cpu`, `gpu` or `large`.
+        seed: The recipe's seed where left out.
+    """
+
+    stage: str
+    method: str | None = None
+    inputs: dict[str, Given] = {}
+    options: dict[str, Any] = {}
+    resources: Literal["cpu", "gpu", "large"] = "cpu"
+    seed: int | None = Field(None, ge=0, lt=2**32)
+
+
+class Schedule(_Part):
+    """When the recipe runs by itself: at times, on new data, or whichever comes first.
+
+    Attributes:
+        cron: Five fields, UTC.
+        on: Names of assets whose update starts a run.
+    """
+
+    cron: str | None = None
+    on: list[str] = []
+
+
+class Gate(_Part):
+    """A rule that the evidence must satisfy.
+
+    Attributes:
+        gate: The rule's name.
+        measure: `<set>.bits_per_byte` or `<set>.accuracy`.
+        against: What the candidate's value is compared with; `none` judges the value itself.
+        change: `relative` divides the difference by the other's value.
+        at_most: The largest value (or change) that passes.
+        at_least: The smallest value (or change) that passes.
+        bound: Which end of the 95 % interval is judged, or the value.
+        severity: `stop` forbids the release, `warn` only says so.
+        reason: Why the rule is there, for the person who reads the verdict.
+    """
+
+    gate: Name
+    measure: str
+    against: Literal["baseline", "champion", "none"] = "none"
+    change: Literal["relative", "absolute"] = "absolute"
+    at_most: float | None = None
+    at_least: float | None = None
+    bound: Literal["value", "low", "high"] = "value"
+    severity: Literal["stop", "warn"] = "stop"
+    reason: str = Field(min_length=1)
+
+
+class Release(_Part):
+    """What becomes a version of the model, on what evidence, and who decides.
+
+    Attributes:
+        candidate: The step whose model is released.
+        report: The step whose report is the evidence.
+        approval: `human` waits for a person, `none` promotes once the gates pass.
+        gates: The rules.
+    """
+
+    candidate: str
+    report: str
+    approval: Literal["human", "none"] = "human"
+    gates: list[Gate] = []
+
+
+class Recipe(_Part):
+    """A recipe: data, a graph of steps, release rules, a schedule.
+
+    Attributes:
+        recipe: Its name; the DAG is `train__<name>`.
+        model: The registered model that it maintains.
+        description: For people.
+        owner: Who answers for it.
+        tags: For the lists in the user interfaces.
+        schedule: When it runs by itself; only by hand where left out.
+        seed: The seed of every step that has none of its own.
+        data: Named data sets.
+        steps: The graph.
+        release: Without it, nothing is registered.
+        form: `step.option` entries that the trigger form offers as typed fields.
+    """
+
+    recipe: Name
+    model: Annotated[str, StringConstraints(pattern=r"^[^/:\s]+$")]
+    description: str = ""
+    owner: str = ""
+    tags: list[str] = []
+    schedule: Schedule | None = None
+    seed: int = Field(0, ge=0, lt=2**32)
+    data: dict[Name, DataSource] = {}
+    steps: dict[Name, Step]
+    release: Release | None = None
+    form: list[str] = []
