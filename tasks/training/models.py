@@ -155,6 +155,13 @@ def probe_logits(model: PreTrainedModel) -> torch.Tensor:
     return logits_BTV
 
 
+def max_positions(directory: Path) -> int | None:
+    """The positions that a model's config allows, or None where it does not say."""
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    found = config.get("max_position_embeddings", config.get("n_positions"))
+    return None if found is None else int(found)
+
+
 def tokenizer_digest(directory: Path) -> str:
     """The sha256 of a model directory's tokenizer.json."""
     return hashlib.sha256((directory / "tokenizer.json").read_bytes()).hexdigest()

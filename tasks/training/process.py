@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import sys
+import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -81,6 +82,7 @@ def _join(backend: str) -> None:
         if isinstance(handler, logging.StreamHandler):
             handler.setStream(sys.stderr)
     deepspeed.utils.logger.setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # of calls that DeepSpeed makes
     # DeepSpeed compiles a shared-memory all-reduce for the CPU at the first start: a minute, a compiler and
     # ninja, to save microseconds beside gloo. Without it a laptop needs neither.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -1,0 +1,1 @@
+"""The methods of pretrain, one file each."""
