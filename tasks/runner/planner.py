@@ -99,7 +99,7 @@ def freeze(
 
 def write_plan(plan: Plan, store: Store) -> str:
     """Write the plan where every step reads it and return its URI."""
-    store.write(f"runs/{plan.run}/plan.json", plan.model_dump_json(indent=1).encode())
+    store.write(f"runs/{plan.run}/plan.json", plan.to_bytes())
     return plan_uri(store.uri, plan.run)
 
 
@@ -232,7 +232,7 @@ def _plan_of(champion: VersionInfo, store: Store) -> Plan | None:
     _, _, key = champion.tags.get("perennial.plan", "").rpartition("/runs/")
     if not key or store.stat(f"runs/{key}") is None:
         return None
-    return Plan.model_validate_json(store.read(f"runs/{key}"))
+    return Plan.from_bytes(store.read(f"runs/{key}"))
 
 
 def _estimate(

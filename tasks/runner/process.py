@@ -44,7 +44,7 @@ def read_plan(uri: str) -> tuple[Plan, Store]:
     if not found or not rest.endswith("/plan.json"):
         raise ConfigInvalid(f"'{uri}' is not the URI of a plan: expected <store>/runs/<run>/plan.json")
     store = open_store(store_uri)
-    return Plan.model_validate_json(store.read(f"runs/{rest}")), store
+    return Plan.from_bytes(store.read(f"runs/{rest}")), store
 
 
 def step_process(plan_uri: str, name: str, settings: Settings, *, fresh: bool) -> int:
@@ -66,7 +66,12 @@ def step_process(plan_uri: str, name: str, settings: Settings, *, fresh: bool) -
         code = 0
     else:
         code = int(failure)
-        words = {"step": name, "failure": failure.name, "message": message, "tail": list(tail)}
+        words: dict[str, object] = {
+            "step": name,
+            "failure": failure.name,
+            "message": message,
+            "tail": list(tail),
+        }
         _last_words(words)
         with contextlib.suppress(PerennialError, OSError):  # the store may be what failed
             store.write(f"runs/{plan.run}/failures/{name}.json", json.dumps(words, indent=1).encode())

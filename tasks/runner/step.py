@@ -172,6 +172,7 @@ def _execute(
         raise ConfigInvalid(f"step '{step.name}': options of {step.stage}/{step.method}: {error}") from error
     clock = _Clock(store, lookup.fingerprint)
     work = work_directory(settings, lookup.fingerprint)
+    checkpoints = StoreCheckpoints(store, lookup.fingerprint, work)
     context = Context(
         step=step.name,
         seed=step.seed,
@@ -184,7 +185,7 @@ def _execute(
             ]
             for port, many in inputs.items()
         },
-        checkpoints=StoreCheckpoints(store, lookup.fingerprint, work),
+        checkpoints=checkpoints,
         fresh=attempt.fresh,
         method=method,
         store=store,
@@ -232,7 +233,7 @@ def _execute(
     )
     write_record(store, record_key(lookup.fingerprint), record)
     write_record(store, latest_key(plan.recipe, step.name), record)
-    context.checkpoints.clear()
+    checkpoints.clear()
     return record
 
 
