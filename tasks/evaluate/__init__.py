@@ -1,0 +1,10 @@
+"""Measure a model on named sets beside its baseline and the champion, with intervals, into a report."""
+
+from __future__ import annotations
+
+import tasks.training  # noqa: F401 - settles the accelerator before transformers is imported
+from tasks.evaluate.methods import suite
+from tasks.stage import Method
+
+METHODS: dict[str, Method] = {"suite": suite.METHOD}
+"""The methods by name; the first is the default."""
