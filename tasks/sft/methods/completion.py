@@ -1,0 +1,205 @@
+"""Completion-only fine-tuning: cross-entropy on the answers, none on what was asked.
+
+Ouyang et al. 2022 (arXiv 2203.02155), section 3.5. Different from the paper, and usual since: only the
+assistant's tokens and the token that ends each answer are supervised, not the prompt. The mask comes from
+the model's own chat template and is verified against it for every row (tasks/training/render.py). With
+`lora_rank` the same loop trains an adapter (Hu et al. 2021, arXiv 2106.09685), which is then merged, so that
+the output is a whole model either way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field
+from transformers import PreTrainedModel
+
+from tasks.recipe.failures import DataInvalid
+from tasks.sft.rows import ChatSamples, render_chats
+from tasks.stage import Method, Port, Result, StepContext, one
+from tasks.training.interface import Samples, TrainResult
+from tasks.training.isolation import check_isolation
+from tasks.training.loop import train
+from tasks.training.models import load_model, model_meta, save_model
+from tasks.training.objectives.causal_lm import CAUSAL_LM
+from tasks.training.options import TrainOptions
+from tasks.training.render import require_template
+from tasks.training.rows import read_rows
+from tasks.training.trainable.lora import ALL_LINEAR, add_lora, load_lora, lora_weights, merge_lora
+
+
+class CompletionOptions(TrainOptions):
+    """Options of completion-only fine-tuning."""
+
+    lr: float = Field(
+        2e-5,
+        gt=0,
+        description="Peak learning rate; an adapter (lora_rank) takes about ten times as much.",
+        json_schema_extra={"unit": "per step", "source": "open-instruct's finetune.py; TRL's SFT default"},
+    )
+    epochs: float = Field(
+        2.0,
+        gt=0,
+        description="Passes over the data; a fraction is allowed.",
+        json_schema_extra={"unit": "epochs", "source": "open-instruct's finetune.py"},
+    )
+    warmup: float = Field(
+        0.03,
+        ge=0,
+        le=1,
+        description="Share of the training in which the learning rate rises from 0 to its peak.",
+        json_schema_extra={"unit": "share of training", "source": "open-instruct's finetune.py"},
+    )
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        description="AdamW's weight decay, on matrices only (not on norms and biases).",
+        json_schema_extra={"source": "open-instruct's finetune.py"},
+    )
+    turns: Literal["all", "last"] = Field(
+        "all", description="Which of a conversation's answers are supervised."
+    )
+    max_length: int = Field(
+        1024,
+        ge=8,
+        description="Longest sample; never more than the model has positions.",
+        json_schema_extra={"unit": "tokens", "source": "TRL's SFT default"},
+    )
+    too_long: Literal["drop", "truncate"] = Field(
+        "drop",
+        description="Longer conversations are left out, or cut at the end; the mask report counts them.",
+    )
+    packing: bool = Field(
+        True,
+        description="Put several short conversations into one sample; they do not see each other.",
+        json_schema_extra={"source": "arXiv 2107.02027"},
+    )
+    end_share: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="Least share of answers whose end is supervised; below it no model learns to stop.",
+        json_schema_extra={"unit": "share"},
+    )
+    lora_rank: int = Field(
+        0,
+        ge=0,
+        description="Rank of the adapter that is trained instead of the weights; 0 trains the weights.",
+        json_schema_extra={"source": "arXiv 2106.09685"},
+    )
+    lora_alpha: float = Field(
+        32.0,
+        gt=0,
+        description="Scale of the adapter: an update counts alpha / rank times.",
+        json_schema_extra={"source": "twice a rank of 16, the usual choice"},
+    )
+    lora_dropout: float = Field(
+        0.0, ge=0, lt=1, description="Share of an adapter's inputs dropped while training."
+    )
+    lora_targets: list[str] = Field(
+        [ALL_LINEAR],
+        min_length=1,
+        description="Ends of the names of the layers with an adapter; all-linear: all but the output head.",
+        json_schema_extra={"source": "arXiv 2305.14314"},
+    )
+
+
+def run(context: StepContext, options: CompletionOptions) -> Result:
+    """Fine-tunes the input model on the input conversations.
+
+    Raises:
+        ConfigInvalid: The model has no chat template, or an option does not fit it.
+        DataInvalid: A conversation cannot be rendered or has no answer, or too few answers end.
+    """
+    source, data = one(context, "model"), one(context, "data")
+    model, tokenizer = load_model(source.path)
+    require_template(tokenizer, f"step '{context.step}', model '{source.ref}'")
+    max_length = min(options.max_length, getattr(model.config, "max_position_embeddings", options.max_length))
+    chats = render_chats(
+        read_rows(data.path),
+        tokenizer,
+        max_length=max_length,
+        too_long=options.too_long,
+        turns=options.turns,
+    )
+    report = chats.report
+    (context.output("log") / "mask_report.json").write_text(
+        json.dumps({"max_length": max_length, **report}, indent=1, ensure_ascii=False), encoding="utf-8"
+    )
+    if report["end_share"] < options.end_share:
+        raise DataInvalid(
+            f"only {report['end_share']:.0%} of answers in '{data.ref}' have their end token supervised "
+            f"({report['truncated']['rows']} of {report['kept']} rows are cut); a model trained so would not "
+            "stop. Raise max_length, set too_long: drop, or give the chat template an end token after answers."
+        )
+    fill = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
+    samples = ChatSamples(
+        [row for _, row in chats.rows], fill, capacity=max_length if options.packing else None
+    )
+    if options.lora_rank:
+        tuned, done = _train_adapter(context, options, model, samples)
+    else:
+        tuned, done = model, _train(context, options, model, samples)
+    save_model(tuned, tokenizer, context.output("model"))
+    facts = {
+        "rows": report["kept"],
+        "dropped": report["rows"] - report["kept"],
+        "supervised_tokens": report["supervised_tokens"],
+        "end_share": report["end_share"],
+    }
+    return Result(
+        figure=f"loss {done.final_loss:.2f}",
+        metrics={"loss": done.final_loss, "first_loss": done.first_loss, **facts},
+        meta={
+            "model": model_meta(context.output("model")),
+            "log": {"steps": done.steps, "samples": done.samples, "tokens": done.tokens, **facts},
+        },
+    )
+
+
+def _train(context: StepContext, options: CompletionOptions, model: Any, samples: Samples) -> TrainResult:
+    return train(
+        context,
+        model,
+        samples,
+        CAUSAL_LM,
+        options,
+        log_path=context.output("log") / "training.jsonl",
+        check_first_batch=check_isolation if options.packing else None,
+    )
+
+
+def _train_adapter(
+    context: StepContext, options: CompletionOptions, model: PreTrainedModel, samples: Samples
+) -> tuple[PreTrainedModel, TrainResult]:
+    """Trains an adapter, then merges it into the weights as they came, whatever the training's precision."""
+    shape: Mapping[str, Any] = {
+        "rank": options.lora_rank,
+        "alpha": options.lora_alpha,
+        "dropout": options.lora_dropout,
+        "targets": options.lora_targets,
+        "seed": context.seed,
+    }
+    adapted = add_lora(model, **shape)
+    done = _train(context, options, adapted, samples)
+    weights = lora_weights(adapted)
+    del adapted, model
+    untouched, _ = load_model(one(context, "model").path)
+    merging = add_lora(untouched, **shape)
+    load_lora(merging, weights)
+    return merge_lora(merging, samples.batch([0])["input_ids_BT"]), done
+
+
+METHOD = Method(
+    summary="Cross-entropy on the answers of conversations; whole model or LoRA.",
+    options=CompletionOptions,
+    inputs={
+        "model": Port(("model",), "the model to tune"),
+        "data": Port(("chats",), "the conversations"),
+    },
+    outputs={"model": "model", "log": "training_log"},
+    run=run,
+    paper="arXiv 2203.02155; LoRA: arXiv 2106.09685",
+)

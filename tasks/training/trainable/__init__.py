@@ -1,0 +1,1 @@
+"""What of a model changes in training: everything, or an adapter."""
