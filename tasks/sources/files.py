@@ -1,4 +1,4 @@
-"""`file://` and `s3://`: JSON lines (gzipped too), a JSON list, Parquet, or plain text (a document a file)."""
+"""`file://` and `s3://`: JSON lines (gzipped too), a JSON list, Parquet, or text files, one document each."""
 
 from __future__ import annotations
 

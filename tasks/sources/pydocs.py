@@ -24,7 +24,10 @@ Rows = Iterable[dict[str, Any]]
 
 def language_reference(split: str) -> Rows:
     """The topics of the language reference as documents."""
-    return _documents(dict(sorted(topics.items())), split)
+    unique: dict[str, str] = {}
+    for key, text in sorted(topics.items()):
+        unique.setdefault(text, key)  # `if` says what `else` says: an identical text goes once
+    return _documents({key: text for text, key in unique.items()}, split)
 
 
 def library_docstrings(split: str) -> Rows:
