@@ -157,8 +157,8 @@ def _check_candidate(store: Store, digest: str) -> None:
     damage = problems(store, digest)
     if damage:
         raise DataInvalid(
-            f"the candidate {digest} in {store.uri} is damaged: {'; '.join(damage[:5])}. Start the run again: "
-            f"the step that made it repairs it"
+            f"the candidate {digest} in {store.uri} is damaged: {'; '.join(damage[:5])}. Start the run "
+            f"again: the step that made it repairs it"
         )
 
 
@@ -217,7 +217,7 @@ def _register(
         source,
         parent,
         {name: value for name, value in tags.items() if value},
-        description=f"{plan.model} {semantic}: {change}. The card: model-card.md in the run's folder release.",
+        description=f"{plan.model} {semantic}: {change}. Its card is release/model-card.md of the run.",
     )
     return made, made.semantic, made.tags.get("perennial.version_reason", change)
 

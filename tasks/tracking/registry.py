@@ -142,13 +142,13 @@ def find_version(model: str, name: str, tracking: str | None = None) -> VersionI
     return call(f"read version '{name}' of '{model}'", act, tracking)
 
 
-def version(model: str, name: str) -> VersionInfo:
+def version(model: str, name: str, tracking: str | None = None) -> VersionInfo:
     """The version with this alias or number.
 
     Raises:
         ConfigInvalid: There is none; the message lists what there is.
     """
-    found = find_version(model, name)
+    found = find_version(model, name, tracking)
     if found is None:
         held = ", ".join(f"{alias} = {number}" for alias, number in sorted(aliases(model).items()))
         numbers = ", ".join(each.version for each in versions(model))
@@ -159,7 +159,7 @@ def version(model: str, name: str) -> VersionInfo:
     return found
 
 
-def resolve(uri: str) -> VersionInfo:
+def resolve(uri: str, tracking: str | None = None) -> VersionInfo:
     """The version behind `models:/name@alias` or `models:/name/3`.
 
     Raises:
@@ -169,7 +169,7 @@ def resolve(uri: str) -> VersionInfo:
     for separator in ("@", "/"):
         model, found, name = path.partition(separator)
         if path != uri and model and found and name:
-            return version(model, name)
+            return version(model, name, tracking)
     raise ConfigInvalid(
         f"'{uri}' is no reference to a registered model; write models:/name@alias or models:/name/3"
     )

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 from tasks.recipe.failures import ConfigInvalid, PerennialError
 from tasks.tracking.server import artifact_location, call, code_of
@@ -29,6 +32,7 @@ FILE_BYTES = 32 * 2**20
 FILE_SUFFIXES = frozenset({".json", ".html", ".md", ".txt", ".yaml", ".png", ".svg"})
 """What may go to the tracking server: documents for people. Rows and weights stay in the store."""
 
+SERVED = "mlflow-artifacts:/"
 METRIC_NAME = re.compile(r"^[A-Za-z0-9_./-]{1,250}$")
 ENDINGS = ("FINISHED", "FAILED", "KILLED")
 
@@ -171,7 +175,7 @@ def log_figures(run: str, metrics: Mapping[str, float], *, figure: str = "") -> 
         set_tags(run, {"perennial.figure": figure})
 
 
-def log_outcome(
+def log_outputs(
     run: str,
     *,
     outputs: Mapping[str, str],
@@ -223,7 +227,20 @@ def log_file(run: str, path: Path, folder: str | None = None) -> None:
         raise PerennialError(
             f"{path}: {path.stat().st_size} bytes, and the limit is {FILE_BYTES}; log a summary"
         )
-    call(f"log '{path.name}'", lambda client: client.log_artifact(run, str(path), folder))
+
+    def act(client: MlflowClient) -> None:
+        where = str(client.get_run(run).info.artifact_uri)
+        beside = artifact_location()
+        if beside is None or not where.startswith(SERVED):
+            client.log_artifact(run, str(path), folder)
+            return
+        # The laptop's server made the experiment, and now its database is used without it: the files of the
+        # two lie in the same folder.
+        target = Path(url2pathname(urlparse(beside).path)) / where.removeprefix(SERVED) / (folder or "")
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target / path.name)
+
+    call(f"log '{path.name}'", act)
 
 
 def end(run: str, status: str) -> None:
@@ -275,16 +292,22 @@ def _find_or_create(
     client: MlflowClient, experiment: str, where: str, name: str, tags: Mapping[str, str]
 ) -> str:
     """The run that `where` finds, made if there is none. Two makers at once agree on the older run."""
+    given = {key: value for key, value in tags.items() if value}
     found = _search(client, experiment, where)
     if found:
         run = found[0]
-        attempt = int(run.data.tags.get("perennial.attempts", "1")) + 1
-        _set_tags(client, run.info.run_id, {**tags, "perennial.attempts": str(attempt)})
-        client.update_run(run.info.run_id, status="RUNNING")
+        wanted = dict(given)
+        if run.info.status != "RUNNING":
+            attempt = int(run.data.tags.get("perennial.attempts", "1")) + 1
+            wanted["perennial.attempts"] = str(attempt)
+            client.update_run(run.info.run_id, status="RUNNING")
+        known = run.data.tags
+        changed = {key: value for key, value in wanted.items() if known.get(key) != cut(value, TAG_LENGTH)}
+        _set_tags(client, run.info.run_id, changed)
         return str(run.info.run_id)
     made = client.create_run(
         experiment,
-        tags={key: cut(value, TAG_LENGTH) for key, value in tags.items()} | {"perennial.attempts": "1"},
+        tags={key: cut(value, TAG_LENGTH) for key, value in given.items()} | {"perennial.attempts": "1"},
         run_name=name,
     ).info.run_id
     chosen = str(_search(client, experiment, where)[0].info.run_id)
