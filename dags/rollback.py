@@ -1,0 +1,46 @@
+"""Go back to the model that was in production before: the aliases change places, nothing is trained."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import DAG, Param
+from runtimes.process import ProcessOperator
+
+from tasks.recipe.run_names import run_name
+
+
+def commands(context: Any) -> list[list[str]]:
+    """Roll back in the name of whoever triggered the run."""
+    params = context["params"]
+    by = context["dag_run"].triggering_user_name or "nobody"
+    run = run_name("rollback", context["run_id"])
+    return [["rollback", str(params["model"]), "--by", by, "--reason", str(params["reason"]), "--run", run]]
+
+
+with DAG(
+    dag_id="rollback",
+    description="Put the previous model back into production at once.",
+    doc_md=__doc__,
+    schedule=None,
+    catchup=False,
+    max_active_runs=1,
+    tags=["release"],
+    default_args={"owner": "perennial"},
+    params={
+        "model": Param(
+            type="string", minLength=1, title="Model", description="Name of the registered model."
+        ),
+        "reason": Param(
+            type="string",
+            minLength=1,
+            title="Reason",
+            description="What is wrong with the one in production.",
+        ),
+    },
+) as dag:
+    ProcessOperator(
+        task_id="rollback",
+        commands=commands,
+        doc_md="Exchanges the aliases `champion` and `previous` and writes the ledger.",
+    )

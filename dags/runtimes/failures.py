@@ -1,0 +1,75 @@
+"""Retries by class of failure: a step's exit code says who must act, and whether trying again can help."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import RetryDecision, RetryPolicy
+from airflow.sdk.exceptions import AirflowException
+
+from tasks.recipe.failures import RETRIED, Failure
+
+NOTHING_TO_DO = 10
+"""Exit code of a command that found nothing to do; what comes after it is skipped."""
+
+RETRIES = 4
+"""Airflow's own limit for a task; the table below can only stay under it."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How often a class of failure is tried again, and after how long (doubling from try to try)."""
+
+    retries: int
+    delay: timedelta
+    reason: str
+
+
+RULES: Mapping[Failure, Rule] = {
+    Failure.PREEMPTED: Rule(4, timedelta(seconds=1), "preempted: resumes from its last checkpoint"),
+    Failure.INFRASTRUCTURE: Rule(3, timedelta(seconds=10), "infrastructure: the same command again"),
+    Failure.OUT_OF_MEMORY: Rule(1, timedelta(seconds=30), "out of memory: once more, in case it was shared"),
+}
+assert frozenset(RULES) == RETRIED
+
+
+class CommandFailed(AirflowException):
+    """A command ended with a failure; `failure` is its class."""
+
+    def __init__(self, what: str, code: int) -> None:
+        self.failure = failure_of(code)
+        self.code = code
+        words = self.failure.name.lower().replace("_", " ")
+        super().__init__(f"{what} failed: {words} (exit code {code}); its own words are in the log above")
+
+
+def failure_of(code: int) -> Failure:
+    """The class of an exit code. A process that a signal ended (128 + n) was preempted, whoever sent it."""
+    if code > 128 or code < 0:
+        return Failure.PREEMPTED
+    known = {int(each): each for each in Failure}
+    return known.get(code, Failure.BUG)
+
+
+class RetryByClass(RetryPolicy):
+    """Airflow's question "again?", answered from the class of the failure."""
+
+    def evaluate(
+        self,
+        exception: BaseException,
+        try_number: int,
+        max_tries: int,
+        context: Any = None,
+    ) -> RetryDecision:
+        """Retry while the rule of the failure's class allows it; fail at once where no retry can mend it."""
+        if not isinstance(exception, CommandFailed):
+            return RetryDecision.default()
+        rule = RULES.get(exception.failure)
+        if rule is None:
+            return RetryDecision.fail(f"{exception.failure.name.lower()}: a retry cannot mend this")
+        if try_number > rule.retries:
+            return RetryDecision.fail(f"{rule.reason}; given up after {try_number} tries")
+        return RetryDecision.retry(rule.delay * 2 ** (try_number - 1), rule.reason)

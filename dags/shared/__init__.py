@@ -1,0 +1,1 @@
+"""What the DAG files have in common: recipes, the trigger form, the approval, documentation."""

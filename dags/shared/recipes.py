@@ -1,0 +1,67 @@
+"""The recipes that become DAGs, and what is wrong with the others."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tasks.recipe.catalogue import Catalogue
+from tasks.recipe.check import check, format_problems
+from tasks.recipe.form import form_fields
+from tasks.recipe.links import dependencies
+from tasks.recipe.models import Recipe
+
+
+@dataclass(frozen=True)
+class Found:
+    """A recipe that is in order: its file, what it says, and its form as `form_fields` gives it."""
+
+    path: Path
+    recipe: Recipe
+    fields: list[dict[str, Any]]
+
+
+@dataclass
+class Recipes:
+    """What the folder holds.
+
+    Attributes:
+        good: In the order of their names.
+        problems: File -> everything that is wrong with it, as `perennial check` prints it.
+    """
+
+    good: list[Found] = field(default_factory=list)
+    problems: dict[Path, str] = field(default_factory=dict)
+
+
+def folder() -> Path:
+    """PERENNIAL_RECIPES, default the repository's recipes/."""
+    return Path(os.environ.get("PERENNIAL_RECIPES") or Path(__file__).resolve().parents[2] / "recipes")
+
+
+def read(place: Path) -> Recipes:
+    """Check every `*.yaml` of a folder.
+
+    Two files that name one recipe are a problem of the second: their DAG and their results would be shared.
+    """
+    catalogue = Catalogue.load()
+    found = Recipes()
+    owners: dict[str, Path] = {}
+    for path in sorted(place.glob("*.yaml")):
+        checked = check(path, catalogue)
+        if checked.problems or checked.recipe is None:
+            found.problems[path] = format_problems(checked.problems)
+        elif checked.recipe.recipe in owners:
+            other = owners[checked.recipe.recipe].name
+            found.problems[path] = f"{path}: recipe: '{checked.recipe.recipe}' is the name of {other} already"
+        else:
+            owners[checked.recipe.recipe] = path
+            found.good.append(Found(path, checked.recipe, form_fields(checked.recipe, catalogue)))
+    return found
+
+
+def needs(recipe: Recipe) -> dict[str, list[str]]:
+    """Step -> the steps it reads from, sorted; the recipe's graph."""
+    return {name: sorted(reads) for name, reads in dependencies(recipe.steps).items()}

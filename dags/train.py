@@ -1,0 +1,120 @@
+"""One DAG `train__<recipe>` for each recipe: the recipe's own graph, between planning and release.
+
+A recipe with problems becomes no DAG; broken_recipes.py reports it without taking the others down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from airflow.sdk import DAG, Asset, AssetAny, AssetOrTimeSchedule, CronTriggerTimetable, chain
+from runtimes.process import Commands, ProcessOperator, answer, plan_of
+from shared.approval import promotion, question
+from shared.documentation import dag_text, step_text
+from shared.form import arguments, form
+from shared.recipes import Found, folder, needs, read
+
+from tasks.recipe.models import Recipe, Schedule
+from tasks.recipe.run_names import run_name
+
+POOLS = {"cpu": "default_pool", "gpu": "gpu", "large": "gpu"}
+"""A step's `resources` -> the pool that limits how many of its kind run at once."""
+
+
+def schedule_of(schedule: Schedule | None) -> Any:
+    """Airflow's schedule: at times, on new data of any of the assets, or whichever comes first."""
+    cron = CronTriggerTimetable(schedule.cron, timezone="UTC") if schedule and schedule.cron else None
+    assets = AssetAny(*(Asset(name=name) for name in schedule.on)) if schedule and schedule.on else None
+    if cron and assets:
+        return AssetOrTimeSchedule(timetable=cron, assets=assets)
+    return cron or assets
+
+
+def build(found: Found) -> DAG:
+    """The DAG of a recipe."""
+    recipe = found.recipe
+    graph = needs(recipe)
+    with DAG(
+        dag_id=f"train__{recipe.recipe}",
+        dag_display_name=f"train {recipe.recipe}",
+        description=recipe.description.strip().split(". ")[0],
+        doc_md=dag_text(recipe, found.path),
+        schedule=schedule_of(recipe.schedule),
+        catchup=False,
+        max_active_runs=1,
+        tags=sorted({"train", recipe.model, *recipe.tags}),
+        default_args={"owner": recipe.owner or "perennial"},
+        params=form(found),
+        user_defined_macros={
+            "summary": lambda run_id: answer("summary", "--plan", plan_of(recipe.recipe, run_id))
+        },
+    ) as dag:
+        plan = ProcessOperator(
+            task_id="plan",
+            commands=plan_commands(found),
+            stops=True,
+            doc_md="Checks the form, pins the data, freezes the plan; the run ends here if nothing changed.",
+        )
+        steps = {
+            name: ProcessOperator(
+                task_id=name,
+                commands=plan_command(recipe, "step", "--step", name),
+                pool=POOLS[step.resources],
+                doc_md=step_text(step),
+            )
+            for name, step in recipe.steps.items()
+        }
+        for name, reads in graph.items():
+            (  # a step that reads from no other step waits for the plan
+                [steps[each] for each in reads] or [plan]
+            ) >> steps[name]
+        if recipe.release is not None:
+            read_by_others = {each for reads in graph.values() for each in reads}
+            last = [task for name, task in steps.items() if name not in read_by_others]
+            chain(last, *release_tasks(recipe))
+    return dag
+
+
+def release_tasks(recipe: Recipe) -> Sequence[Any]:
+    """What follows the steps: register, approve where a person decides, promote."""
+    asked = recipe.release is not None and recipe.release.approval == "human"
+    register = ProcessOperator(
+        task_id="register",
+        commands=plan_command(recipe, "register"),
+        stops=True,
+        doc_md="Judges the gates and registers the candidate as a version of the model.",
+    )
+    promote = ProcessOperator(
+        task_id="promote",
+        commands=promotion(asked, lambda context: ["--plan", plan_of(recipe.recipe, context["run_id"])]),
+        skipped_after="reject",
+        doc_md="Moves the aliases `champion` and `previous` and writes the ledger, or records the rejection.",
+    )
+    if not asked:
+        return [register, promote]
+    subject = f"Promote the candidate of {recipe.model} (recipe {recipe.recipe})?"
+    return [register, question(subject, "{{ summary(run_id) }}"), promote]
+
+
+def plan_commands(found: Found) -> Commands:
+    """Freeze the plan of this run as the form says, then ask whether it has anything to do."""
+    recipe = found.recipe
+
+    def commands(context: Any) -> list[list[str]]:
+        run_id, conf = context["run_id"], context["dag_run"].conf or {}
+        filled = arguments(context["params"], conf, found)
+        name = run_name(recipe.recipe, run_id)
+        freeze = ["plan", str(found.path), "--freeze", "--run", name, *filled]
+        return [freeze, ["unchanged", "--plan", plan_of(recipe.recipe, run_id)]]
+
+    return commands
+
+
+def plan_command(recipe: Recipe, command: str, *more: str) -> Commands:
+    """One command about the plan of this run."""
+    return lambda context: [[command, "--plan", plan_of(recipe.recipe, context["run_id"]), *more]]
+
+
+for each in read(folder()).good:
+    globals()[f"train__{each.recipe.recipe}"] = build(each)
