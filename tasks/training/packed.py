@@ -111,8 +111,8 @@ class PackedSamples:
         if self.index["tokenizer"] != digest:
             raise ConfigInvalid(
                 f"the tokens were made with tokenizer {self.index['tokenizer'][:12]} but model '{model}'"
-                f" has {digest[:12]}: the ids would mean other words; give prepare this model, or one with the same"
-                " tokenizer"
+                f" has {digest[:12]}: the ids would mean other words; give prepare this model, or one with"
+                " the same tokenizer"
             )
 
     def batch(self, indices: Sequence[int]) -> Batch:
