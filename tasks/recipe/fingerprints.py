@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -129,7 +130,8 @@ def _show(values: Mapping[str, Any], key: str) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, float) and value and not 1e-3 <= abs(value) < 1e6:
-        digits, _, exponent = f"{value:.17e}".partition("e")
-        digits = repr(float(digits)) if float(f"{value:e}") != value else f"{value:e}".partition("e")[0]
-        return f"{digits.rstrip('0').rstrip('.')}e{int(exponent)}"
+        sign, digits, shift = Decimal(repr(value)).normalize().as_tuple()
+        first, rest = str(digits[0]), "".join(str(digit) for digit in digits[1:])
+        mantissa = f"{first}.{rest}" if rest else first
+        return f"{'-' if sign else ''}{mantissa}e{int(shift) + len(digits) - 1}"
     return json.dumps(value)

@@ -32,6 +32,8 @@ _SCALARS = {
 _MERGE = "<<"
 _MOST_VALUES = 100_000
 _MOST_DIGITS = 30
+_DEEPEST = 50
+EMPTY = "the file is empty"
 _TOO_DEEP = "nested too deeply to be a recipe"
 
 
@@ -68,7 +70,7 @@ def list_recipes(folder: Path) -> list[Path]:
 
 def load(source: Path | str) -> Loaded:
     """Read a recipe. A `Path`, or text of one line, is a file's name; any other text is the YAML itself."""
-    if isinstance(source, str) and "\n" in source:
+    if isinstance(source, str) and ("\n" in source or not source):
         return load_text(source)
     file = str(source)
     try:
@@ -89,7 +91,7 @@ def load(source: Path | str) -> Loaded:
 
 
 def load_text(text: str, file: str = "<recipe>") -> Loaded:
-    """Read YAML from text."""
+    """Read YAML from text; text without anything in it has no value and one problem."""
     try:
         root = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -101,7 +103,7 @@ def load_text(text: str, file: str = "<recipe>") -> Loaded:
     except yaml.reader.ReaderError as error:
         before = text[: error.position]
         column = error.position - before.rfind("\n")
-        message = f"character {str(error.character)!r} is not allowed in YAML"
+        message = f"character {_character(error.character)} is not allowed in YAML"
         return _failed(file, before.count("\n") + 1, column, message, "remove it")
     except RecursionError:
         return _failed(file, 1, 1, _TOO_DEEP, "write it flat")
@@ -109,16 +111,12 @@ def load_text(text: str, file: str = "<recipe>") -> Loaded:
         # PyYAML lets these through for "\\UFFFFFFFF" and for directives with endless numbers.
         return _failed(file, 1, 1, f"not YAML: {error}", "look for \\U escapes and % directives")
     if root is None:
-        return _failed(
-            file, 1, 1, "the file is empty", "begin with 'recipe: <name>'; see docs/writing-a-recipe.md"
-        )
+        return _failed(file, 1, 1, EMPTY, "begin with 'recipe: <name>'; see docs/writing-a-recipe.md")
     builder = _Builder(file)
     try:
         value = builder.build(root, ())
     except _TooMuchError as error:
         return _failed(file, error.line, error.column, str(error), "write it out plainly")
-    except RecursionError:
-        return _failed(file, 1, 1, _TOO_DEEP, "write it flat")
     return Loaded(file, value, builder.places, builder.problems)
 
 
@@ -144,6 +142,8 @@ class _Builder:
         self._count += 1
         if id(node) in self._open:
             raise _TooMuchError("an alias (*) refers to what contains it", node)
+        if len(path) > _DEEPEST:
+            raise _TooMuchError(_TOO_DEEP, node)
         if self._count > _MOST_VALUES:
             raise _TooMuchError(f"more than {_MOST_VALUES:,} values", node)
         self.places.setdefault(path, (node.start_mark.line + 1, node.start_mark.column + 1))
@@ -222,6 +222,10 @@ class _Builder:
         self.problems.append(
             Problem(self.file, mark.line + 1, mark.column + 1, dotted(path), message, remedy)
         )
+
+
+def _character(found: int | str) -> str:
+    return repr(chr(found) if isinstance(found, int) else found)
 
 
 def _failed(file: str, line: int, column: int, message: str, remedy: str) -> Loaded:

@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from tasks.recipe.failures import ConfigInvalid
-from tasks.recipe.loading import Loaded, Path_, load_text
+from tasks.recipe.loading import EMPTY, Loaded, Path_, load_text
 from tasks.recipe.models import DataSource, Gate, Recipe, Release, Step
 from tasks.recipe.problems import Problem, did_you_mean, dotted, format_problems
 
@@ -46,9 +46,9 @@ def parse_overrides_text(yaml_text: str) -> dict[str, Any]:
     Raises:
         ConfigInvalid: The text is not YAML, or not a mapping.
     """
-    if not yaml_text.strip():
-        return {}
     loaded = load_text(yaml_text, "overrides")
+    if [each.message for each in loaded.problems] == [EMPTY]:
+        return {}
     if loaded.problems:
         raise ConfigInvalid(format_problems(loaded.problems))
     if loaded.value is None:

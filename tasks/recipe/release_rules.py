@@ -90,7 +90,9 @@ def _gate_faults(release: Release, links: Links, raw: Any) -> list[Fault]:
         faults += _rule_faults(gate, path)
         if gate.measure not in sets and not unsure:
             message = f"step '{release.report}' computes no '{gate.measure}'"
-            remedy = did_you_mean(gate.measure, sets, "give the report step documents or exams")
+            word = gate.measure.partition(".")[0]
+            same = [name for name in sets if name.partition(".")[0] == word]
+            remedy = did_you_mean(gate.measure, same or sets, "give the report step documents or exams")
             faults.append(((*path, "measure"), message, remedy))
         if gate.against != "none" and gate.against not in ports:
             message = f"step '{release.report}' has no input '{gate.against}' to compare with"

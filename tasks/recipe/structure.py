@@ -85,7 +85,7 @@ def _fault(error: Any, value: Any) -> Fault:
     if kind == "missing":
         fields = _model(path[:-1]).model_fields
         needed = [field for field, info in fields.items() if info.is_required()]
-        return path, "missing", f"add it; what is needed here: {', '.join(needed)}"
+        return path, "is missing", f"add it; what is needed here: {', '.join(needed)}"
     if kind == "literal_error":
         message = f"{_what(error['input'])} is not {context['expected']}"
         choices = [word.strip("'") for word in context["expected"].replace(" or ", ", ").split(", ")]
