@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.metadata
+import keyword
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def code_of(stage: str, method: str) -> dict[str, Any]:
         `{"tasks/merge": digest, ..., "versions": {"torch": "2.13.0", ...}}`.
     """
     folders: dict[str, list[str]] = {}
-    for path in sorted(_closure(TASKS / stage / "methods" / f"{method}.py")):
+    for path in sorted(_closure(_file_of(stage, method))):
         name = path.relative_to(TASKS.parent).as_posix()
         folders.setdefault("/".join(name.split("/")[:2]), []).append(f"{name} {_digest(path)}")
     digests: dict[str, Any] = {
@@ -44,6 +45,12 @@ def code_of(stage: str, method: str) -> dict[str, Any]:
     }
     digests["versions"] = {name: _version(name) for name in LIBRARIES[stage]}
     return digests
+
+
+def _file_of(stage: str, method: str) -> Path:
+    """The file of a method; one that is called like a keyword of Python has an underscore behind its name."""
+    name = f"{method}_" if keyword.iskeyword(method) else method
+    return TASKS / stage / "methods" / f"{name}.py"
 
 
 @cache
