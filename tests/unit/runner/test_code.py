@@ -17,7 +17,7 @@ def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "__init__.py": "",
         "stage.py": "X = 1\n",
         "merge/__init__.py": "from tasks.merge.methods import linear\nMETHODS = {}\n",
-        "merge/methods/linear.py": "from tasks.merge import stream\nfrom tasks.stage import X\ndef run():\n    return 1\n",
+        "merge/methods/linear.py": "from tasks.merge import stream\nfrom tasks.stage import X\nY = 1\n",
         "merge/methods/ties.py": "def run():\n    return 2\n",
         "merge/stream.py": "def f():\n    from tasks.training import loop\n    return loop\n",
         "training/__init__.py": '"""Doc."""\n',
