@@ -96,7 +96,8 @@ def make_plan(store: Store, tmp_path: Path) -> Callable[..., Plan]:
         ]
         return Plan(
             run=run, created="2026-01-01", recipe="r", model="m", description="", recipe_digest="",
-            effective={}, overrides=[], refresh=refresh or [], steps=steps, data={}, uris={}, bindings={}, release=None,
+            effective={}, overrides=[], refresh=refresh or [], steps=steps, data={}, uris={},
+            bindings={}, release=None,
             code={"first": {"tasks/x": "1"}, "second": {"tasks/x": "1"}}, intent="",
         )  # fmt: skip
 
