@@ -62,11 +62,12 @@ def test_only_the_newest_two_stay(store: Store, save: Callable[[int], None]) -> 
 
 
 def test_saving_a_position_again_replaces_it(
-    checkpoints: StoreCheckpoints, save: Callable[[int], None], make_directory: Make, store: Store
+    checkpoints: StoreCheckpoints, make_directory: Make, store: Store
 ) -> None:
-    save(5)
+    checkpoints.save(make_directory({"latest": "old", "step/model.bin": "old", "only/old": "old"}, "old"), 5)
     checkpoints.save(make_directory({"latest": "a", "step/model.bin": "b"}, "again"), 5)
     assert content(checkpoints.newest()) == (5, "a", "b")
+    assert f"{PREFIX}/5/files/only/old" not in {stat.key for stat in store.list("")}
 
 
 def test_an_empty_checkpoint_is_refused(checkpoints: StoreCheckpoints, tmp_path: Path) -> None:
