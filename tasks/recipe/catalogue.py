@@ -57,8 +57,14 @@ class MethodEntry(_Entry):
     options: dict[str, Any]
 
     def option_schema(self, option: str) -> dict[str, Any]:
-        """The JSON Schema of one option, with the definitions that it may refer to; KeyError if unknown."""
-        schema = dict(self.options["properties"][option])
+        """The JSON Schema of one option, definitions that it refers to put in; KeyError if unknown."""
+        schema = self._whole(self.options["properties"][option])
+        if "anyOf" in schema:
+            schema["anyOf"] = [self._whole(branch) for branch in schema["anyOf"]]
+        return schema
+
+    def _whole(self, schema: dict[str, Any]) -> dict[str, Any]:
+        schema = dict(schema)
         if "$ref" in schema:
             schema = self.options["$defs"][schema.pop("$ref").rsplit("/", 1)[-1]] | schema
         return schema

@@ -1,3 +1,4 @@
+import enum
 import json
 import subprocess
 import sys
@@ -9,14 +10,21 @@ from pydantic import Field
 
 from tasks.recipe.catalogue import Catalogue
 from tasks.recipe.failures import ConfigInvalid, PerennialError
+from tasks.recipe.options import describe
 from tasks.runner.catalogue import describe_stage
 from tasks.stage import Method, Options, Port, Result
 from tests.unit.recipe.conftest import RAW, ROOT
 
 
+class Rounding(enum.Enum):
+    up = "up"
+    down = "down"
+
+
 class Few(Options):
     lr: float = Field(0.1, gt=0, description="Rate.", json_schema_extra={"unit": "1", "source": "a paper"})
     steps: int = Field(description="How many.")
+    rounding: Rounding | None = Field(None, description="Which way.")
 
 
 class Undescribed(Options):
@@ -45,6 +53,7 @@ def test_a_table_of_methods_becomes_an_entry():
     assert (method.paper, method.hands_on) == ("arXiv:1", False)
     assert catalogue.method("merge", "another").hands_on
     assert method.option_schema("lr")["source"] == "a paper"
+    assert describe(method.option_schema("rounding")) == "one of 'up', 'down' or null"
     assert method.options["required"] == ["steps"]
 
 
