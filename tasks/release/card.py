@@ -32,7 +32,8 @@ def card(
     model = records[step].output(plan.release.candidate, "model")
     lineage = {record.step for record in ancestors(records, step)}
     made = [record for name, record in records.items() if name in lineage]
-    head = ["---", *([f"license: {plan.license}"] if plan.license else []), "tags: [perennial]", "---", ""]
+    licence, owner = plan.stated("license"), plan.stated("owner")
+    head = ["---", *([f"license: {licence}"] if licence else []), "tags: [perennial]", "---", ""]
     facts = [
         f"# {plan.model} {semantic}",
         "",
@@ -44,8 +45,8 @@ def card(
         f"{_count(model.meta.get('parameters'))} parameters, "
         f"vocabulary {_count(model.meta.get('vocab_size'))}",
         f"- Base model: {_base(plan, records, made)}",
-        f"- Licence: {plan.license or 'not stated in the recipe; ask its owner before passing it on'}",
-        f"- Owner: {plan.owner or 'not stated in the recipe'}",
+        f"- Licence: {licence or 'not stated in the recipe; ask its owner before passing it on'}",
+        f"- Owner: {owner or 'not stated in the recipe'}",
         f"- Recipe: {plan.recipe}, run `{plan.run}`",
         "",
         "## Data",

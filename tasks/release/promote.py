@@ -213,11 +213,10 @@ def _move_aliases(model: str, lines: Sequence[ledger.Line]) -> list[str]:
         for alias, wanted in (("previous", now.previous), ("champion", now.champion)):
             if held.get(alias) == wanted:
                 continue
-            if wanted is not None and alias == "previous" and registry.find_version(model, wanted) is None:
-                # It was deleted from MLflow: production must not depend on it, and rollback will say so.
-                wanted = None
-                if held.get(alias) is None:
-                    continue
+            if wanted is not None and registry.find_version(model, wanted) is None:
+                wanted = None  # deleted from MLflow: nothing to point at, and it must not block what follows
+            if held.get(alias) == wanted:
+                continue
             if wanted is None:
                 registry.delete_alias(model, alias)
             else:

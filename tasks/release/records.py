@@ -86,7 +86,9 @@ class PlanFacts(Facts):
         intent: Digest of what the plan sets out to do, the same for equal recipe, data and code.
         data: Every data set by name.
         recipe_digest: Digest of the recipe as resolved.
-        license: SPDX name, "" where the recipe states none.
+        uris: Every model that the recipe names by URI.
+        bindings: What each champion reference stood for.
+        effective: The recipe as it ran; the card reads its owner and licence.
     """
 
     run: str
@@ -95,11 +97,15 @@ class PlanFacts(Facts):
     intent: str
     release: ReleaseRules
     data: dict[str, Pinned] = Field(default_factory=dict)
+    uris: dict[str, Pinned] = Field(default_factory=dict)
+    bindings: dict[str, Pinned | None] = Field(default_factory=dict)
     recipe_digest: str = ""
     description: str = ""
-    owner: str = ""
-    license: str = ""
-    git_sha: str = ""
+    effective: dict[str, Any] = Field(default_factory=dict)
+
+    def stated(self, name: str) -> str:
+        """What the recipe says under a top-level key, "" where it says nothing."""
+        return str(self.effective.get(name) or "")
 
 
 class Value(Facts):

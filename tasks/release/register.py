@@ -16,7 +16,7 @@ from tasks.recipe.failures import DataInvalid, Infrastructure
 from tasks.release.card import card
 from tasks.release.gates import failure, judge, stopped
 from tasks.release.promote import reconcile
-from tasks.release.records import PlanFacts, Report, StepRecord
+from tasks.release.records import Pinned, PlanFacts, Report, StepRecord
 from tasks.release.summary import summary, with_changes
 from tasks.release.versions import LineageFacts, lineage, next_version
 from tasks.tracking import ledger, registry, runs
@@ -207,8 +207,9 @@ def _register(
         "perennial.semantic_version": semantic,
         "perennial.version_reason": change,
         "perennial.lineage": json.dumps(lineage_tag, sort_keys=True),
-        "perennial.git_sha": plan.git_sha,
-        "perennial.license": plan.license,
+        "perennial.license": plan.stated("license"),
+        "perennial.uris": _pins(plan.uris),
+        "perennial.bindings": _pins(plan.bindings),
         **{f"perennial.data.{name}": data.digest for name, data in plan.data.items()},
         **{f"perennial.step.{name}": record.main().digest for name, record in steps.items()},
     }
@@ -220,6 +221,12 @@ def _register(
         description=f"{plan.model} {semantic}: {change}. Its card is release/model-card.md of the run.",
     )
     return made, made.semantic, made.tags.get("perennial.version_reason", change)
+
+
+def _pins(pins: Mapping[str, Pinned | None]) -> str:
+    """Reference -> digest as JSON; "" if there is none."""
+    held = {name: pin.digest for name, pin in pins.items() if pin is not None}
+    return json.dumps(held, sort_keys=True) if held else ""
 
 
 def _champion_facts(champion: VersionInfo | None) -> LineageFacts | None:

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.artefacts import Store, commit
+from tasks.recipe.failures import ConfigInvalid, DataInvalid, Infrastructure
+from tasks.release.promote import audit, promote, reconcile, reject, rollback
+from tasks.tracking import ledger, registry
+from tasks.tracking.runs import RunFacts, open_parent
+from tasks.tracking.server import call
+from tasks.tracking.sources import source_of
+
+
+@pytest.fixture
+def three(store: Store, tmp_path: Path) -> Store:
+    """A store with three models, each registered as a version of `pydocs`."""
+    run = open_parent(RunFacts("pydocs", "run-1", "pydocs", "file:///plan.json"))
+    for number in "123":
+        folder = tmp_path / f"model-{number}"
+        folder.mkdir()
+        (folder / "weights").write_text(number)
+        digest = commit(store, folder, kind="model", parents=[], producer="test", meta={}).digest
+        tags = {"perennial.candidate": digest, "perennial.report": f"report-{number}"}
+        registry.register("pydocs", source_of(store, digest), run, tags)
+        draft = ledger.Draft(action="register", actor="test", to_version=number, to_digest=digest)
+        ledger.append(store, "pydocs", lambda lines, draft=draft: draft)  # type: ignore[misc]
+    reconcile(store, "pydocs")
+    return store
+
+
+def actions(store: Any) -> list[str]:
+    return [f"{line.action} {line.to_version}" for line in ledger.history(store, "pydocs")[3:]]
+
+
+def test_champion_and_previous_move_together(three: Any) -> None:
+    first = promote(three, "pydocs", "1", "ada", "the first", run="run-1")
+    assert (first.champion, first.previous, first.repeated) == ("1", None, False)
+    second = promote(three, "pydocs", "candidate", "ben", "better")
+    assert (second.champion, second.previous) == ("3", "1")
+    assert registry.aliases("pydocs") == {"champion": "3", "previous": "1"}
+    line = ledger.history(three, "pydocs")[-1]
+    assert (line.actor, line.reason, line.from_version, line.to_version) == ("ben", "better", "1", "3")
+    assert line.to_digest == registry.version("pydocs", "3").digest
+    assert line.evidence == registry.version("pydocs", "3").tags["perennial.report"]
+    assert registry.version("pydocs", "3").tags["perennial.ledger"] == line.hash
+    assert audit(three, "pydocs") == []
+
+
+def test_a_retry_changes_nothing(three: Any) -> None:
+    promote(three, "pydocs", "candidate", "ada", "good")
+    again = promote(three, "pydocs", "candidate", "ada", "good")
+    assert again.repeated
+    assert promote(three, "pydocs", "3", "ada", "good").repeated
+    assert actions(three) == ["promote 3"]
+
+
+def test_the_champion_cannot_be_promoted_by_another_decision(three: Any) -> None:
+    promote(three, "pydocs", "1", "ada", "good")
+    with pytest.raises(ConfigInvalid, match=r"champion already since .* \(by ada: good\)"):
+        promote(three, "pydocs", "1", "ben", "good")
+    assert actions(three) == ["promote 1"]
+
+
+def test_rollback_and_back_again(three: Any) -> None:
+    promote(three, "pydocs", "1", "ada", "good")
+    promote(three, "pydocs", "2", "ada", "better")
+    done = rollback(three, "pydocs", "ben", "users complain", run="r")
+    assert (done.champion, done.previous) == ("1", "2")
+    assert registry.aliases("pydocs") == {"champion": "1", "previous": "2", "candidate": "3"}
+    assert rollback(three, "pydocs", "ben", "users complain", run="r").repeated
+    rollback(three, "pydocs", "ben", "they were wrong")
+    assert registry.aliases("pydocs")["champion"] == "2"
+    promote(three, "pydocs", "3", "ada", "best")
+    assert actions(three) == ["promote 1", "promote 2", "rollback 1", "rollback 2", "promote 3"]
+
+
+@pytest.mark.parametrize("promoted", [[], ["1"]])
+def test_rollback_without_a_previous_version_is_refused(three: Any, promoted: list[str]) -> None:
+    for version in promoted:
+        promote(three, "pydocs", version, "ada", "good")
+    with pytest.raises(ConfigInvalid, match="no previous version to go back to"):
+        rollback(three, "pydocs", "ben", "worse")
+
+
+def test_rejection_takes_the_candidate_away(three: Any) -> None:
+    promote(three, "pydocs", "1", "ada", "good")
+    done = reject(three, "pydocs", "candidate", "ben", "no better")
+    assert registry.aliases("pydocs") == {"champion": "1"}
+    assert (done.champion, done.line.from_version, done.line.to_version) == ("1", "1", "3")
+    assert reject(three, "pydocs", "candidate", "ben", "no better").repeated
+    assert actions(three) == ["promote 1", "reject 3"]
+    assert registry.version("pydocs", "3").tags["perennial.decision"] == "reject by ben"
+    with pytest.raises(ConfigInvalid, match="perennial rollback pydocs"):
+        reject(three, "pydocs", "1", "ben", "no better")
+
+
+def test_a_decision_needs_a_name_and_a_reason(three: Any) -> None:
+    for decide in (promote, reject):
+        with pytest.raises(ConfigInvalid, match="--by WHO"):
+            decide(three, "pydocs", "1", " ", "good")
+    with pytest.raises(ConfigInvalid, match="--reason TEXT"):
+        rollback(three, "pydocs", "ada", "")
+
+
+def test_versions_that_are_not_there_are_refused(three: Any) -> None:
+    with pytest.raises(ConfigInvalid, match="no version '9'"):
+        promote(three, "pydocs", "9", "ada", "good")
+    with pytest.raises(ConfigInvalid, match="versions: none"):
+        promote(three, "another", "1", "ada", "good")
+
+
+@pytest.mark.parametrize("damage", ["missing", "altered"])
+def test_damaged_models_never_reach_production(three: Any, damage: str) -> None:
+    promote(three, "pydocs", "1", "ada", "good")
+    promote(three, "pydocs", "2", "ada", "better")
+    for version in ("1", "3"):
+        path = three.local_path(f"artefacts/{registry.version('pydocs', version).digest}/files/weights")
+        path.chmod(0o644)
+        path.unlink() if damage == "missing" else path.write_text("x")
+    with pytest.raises(DataInvalid, match=f"object {damage}: weights"):
+        promote(three, "pydocs", "3", "ada", "good")
+    with pytest.raises(DataInvalid, match=f"object {damage}: weights"):
+        rollback(three, "pydocs", "ada", "worse")
+    assert actions(three) == ["promote 1", "promote 2"]
+    assert registry.aliases("pydocs")["champion"] == "2"
+
+
+def test_a_version_of_unknown_content_is_refused(three: Any) -> None:
+    call("add", lambda client: client.create_model_version("pydocs", "s3://elsewhere/model"))
+    with pytest.raises(ConfigInvalid, match="not registered by Perennial"):
+        promote(three, "pydocs", "4", "ada", "good")
+
+
+def test_aliases_follow_the_ledger_after_a_crash(three: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    promote(three, "pydocs", "1", "ada", "good")
+    with monkeypatch.context() as crash:
+
+        def away(*_: Any) -> None:
+            raise Infrastructure("MLflow is away")
+
+        crash.setattr(registry, "set_alias", away)
+        with pytest.raises(Infrastructure):
+            promote(three, "pydocs", "2", "ada", "better")
+    assert registry.aliases("pydocs")["champion"] == "1"
+    assert "by the ledger" in audit(three, "pydocs")[0]
+    again = promote(three, "pydocs", "2", "ada", "better")
+    assert again.repeated
+    assert again.repairs == ["previous: none -> 1", "champion: 1 -> 2"]
+    assert registry.aliases("pydocs") == {"champion": "2", "previous": "1", "candidate": "3"}
+    assert actions(three) == ["promote 1", "promote 2"]
+
+
+def test_reconcile_undoes_what_was_moved_by_hand(three: Any) -> None:
+    promote(three, "pydocs", "1", "ada", "good")
+    assert reconcile(three, "pydocs") == []
+    registry.set_alias("pydocs", "champion", "3")
+    assert reconcile(three, "pydocs") == ["champion: 3 -> 1"]
+    assert registry.aliases("pydocs")["champion"] == "1"
+
+
+def test_a_champion_from_before_the_ledger_is_taken_over(three: Any) -> None:
+    registry.set_alias("pydocs", "champion", "1")
+    assert reconcile(three, "pydocs") == []
+    done = promote(three, "pydocs", "2", "ada", "better")
+    assert (done.champion, done.previous) == ("2", "1")
+    assert rollback(three, "pydocs", "ada", "worse").champion == "1"
+
+
+def test_a_version_deleted_from_mlflow_does_not_block(three: Any) -> None:
+    promote(three, "pydocs", "1", "ada", "good")
+    call("delete", lambda client: client.delete_model_version("pydocs", "1"))
+    promote(three, "pydocs", "2", "ada", "better")
+    assert registry.aliases("pydocs") == {"champion": "2", "candidate": "3"}
+    with pytest.raises(ConfigInvalid, match="no version '1'"):
+        rollback(three, "pydocs", "ada", "worse")
+
+
+def test_two_deciders_at_once_leave_one_order(three: Any) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        done = [
+            pool.submit(promote, three, "pydocs", version, "ada", f"promote {version}")
+            for version in ("1", "2")
+        ]
+        for each in done:
+            each.result()
+    lines = ledger.history(three, "pydocs")[3:]
+    assert lines[1].from_version == lines[0].to_version
+    held = registry.aliases("pydocs")
+    assert (held["champion"], held["previous"]) == (lines[1].to_version, lines[0].to_version)
+
+
+def test_a_tampered_ledger_stops_every_decision(three: Any) -> None:
+    promote(three, "pydocs", "1", "ada", "good")
+    three.delete("ledger/pydocs/000002.json")
+    for decide in (promote, reject):
+        with pytest.raises(DataInvalid, match="tampered"):
+            decide(three, "pydocs", "2", "ada", "better")
+    with pytest.raises(DataInvalid, match="tampered"):
+        rollback(three, "pydocs", "ada", "worse")
+    assert "tampered" in audit(three, "pydocs")[0]

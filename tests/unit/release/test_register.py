@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tasks.recipe.failures import ConfigInvalid, DataInvalid, GatesFailed, Infrastructure, PerennialError
+from tasks.release.promote import promote, reject
+from tasks.release.register import ReleaseRecord
+from tasks.tracking import ledger, registry
+from tasks.tracking.server import call
+
+MakeRun = Callable[..., Any]
+
+
+def logged(run: Any) -> list[str]:
+    def act(client: Any) -> list[str]:
+        parent = registry.versions("pydocs")[0].run_id
+        return [each.path for each in client.list_artifacts(parent, "release")]
+
+    return call("list", act)
+
+
+def test_first_release_waits_as_candidate(make_run: MakeRun) -> None:
+    run = make_run()
+    record = run.register()
+    assert (record.outcome, record.version, record.semantic_version) == ("registered", "1", "1.0.0")
+    assert registry.aliases("pydocs") == {"candidate": "1"}
+    info = registry.version("pydocs", "candidate")
+    assert info.digest == run.candidate
+    assert info.tags["perennial.data.news"] == run.plan["data"]["news"]["digest"]
+    assert info.tags["perennial.step.tuned"] == run.records["tuned"]["outputs"]["model"]["digest"]
+    assert info.tags["perennial.step.base"] == run.records["base"]["outputs"]["model"]["digest"]
+    assert info.tags["perennial.report"] == run.records["report"]["outputs"]["report"]["digest"]
+    assert info.tags["perennial.recipe_digest"] == "9" * 64
+    assert info.tags["perennial.intent"] == "i1"
+    assert info.tags["perennial.plan"] == f"{run.store.uri}/runs/run-1/plan.json"
+    assert info.tags["perennial.license"] == "Apache-2.0"
+    (line,) = ledger.history(run.store, "pydocs")
+    assert (line.action, line.to_version, line.run) == ("register", "1", "run-1")
+
+
+def test_documents_are_in_the_store_and_in_mlflow(make_run: MakeRun) -> None:
+    run = make_run()
+    record = run.register()
+    kept = ReleaseRecord.model_validate_json(run.store.read("runs/run-1/release.json"))
+    assert kept == record
+    assert run.store.read("runs/run-1/summary.md").decode() == record.summary
+    page = run.store.read("runs/run-1/report.html").decode()
+    assert "<b>merged</b>: options.weight changed: 0.5 -&gt; 0.3 &lt;b&gt;" in page
+    assert "<!-- changes -->" not in page
+    assert logged(run) == [
+        f"release/{name}"
+        for name in ("model-card.md", "release.json", "report.html", "report.json", "summary.md")
+    ]
+
+
+def test_registering_again_changes_nothing(make_run: MakeRun) -> None:
+    run = make_run()
+    assert run.register() == run.register()
+    assert len(registry.versions("pydocs")) == 1
+    assert len(ledger.history(run.store, "pydocs")) == 1
+
+
+def test_an_attempt_cut_short_before_the_ledger_is_completed(
+    make_run: MakeRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run()
+    with monkeypatch.context() as cut:
+        cut.setattr(ledger, "append", lambda *_: (_ for _ in ()).throw(Infrastructure("store away")))
+        with pytest.raises(Infrastructure):
+            run.register()
+    assert registry.aliases("pydocs") == {}
+    assert run.register().version == "1"
+    assert registry.aliases("pydocs") == {"candidate": "1"}
+    assert len(registry.versions("pydocs")) == 1
+
+
+def test_failed_gates_refuse_and_register_nothing(make_run: MakeRun) -> None:
+    run = make_run(relative=-0.1)
+    with pytest.raises(GatesFailed, match=r"learned-the-news: FAILED: news.bits_per_byte is -10.0%"):
+        run.register()
+    assert registry.models() == []
+    assert ledger.history(run.store, "pydocs") == []
+    kept = json.loads(run.store.read("runs/run-1/release.json"))
+    assert (kept["outcome"], kept["version"]) == ("refused", None)
+    assert kept["gates"][0]["passed"] is False
+
+
+def test_a_warning_does_not_refuse(make_run: MakeRun) -> None:
+    soft = make_run().plan["release"]["gates"][0] | {"severity": "warn"}
+    record = make_run(relative=-0.1, gates=[soft]).register()
+    assert record.outcome == "registered"
+    assert "warns" in record.summary
+
+
+def test_the_champion_again_is_no_change(make_run: MakeRun) -> None:
+    run = make_run()
+    run.register()
+    promote(run.store, "pydocs", "candidate", "ada", "good")
+    same_evidence = make_run("run-2", intent="i2").register()
+    assert (same_evidence.outcome, same_evidence.version) == ("no_change", "1")
+    same_intent = make_run("run-3", champion=0.0).register()
+    assert same_intent.outcome == "no_change"
+    assert len(registry.versions("pydocs")) == 1
+    assert registry.aliases("pydocs") == {"champion": "1"}
+
+
+def test_a_retry_after_the_promotion_is_no_change(make_run: MakeRun) -> None:
+    run = make_run()
+    run.register()
+    promote(run.store, "pydocs", "1", "ada", "good")
+    assert run.register().outcome == "no_change"
+    assert registry.aliases("pydocs") == {"champion": "1"}
+
+
+@pytest.mark.parametrize(
+    ("change", "semantic"),
+    [
+        ({"weights": "b"}, "1.1.0"),
+        ({"merge": "n"}, "1.0.1"),
+        ({"champion": 0.0, "intent": "i2"}, "1.0.1"),
+    ],
+)
+def test_the_next_version_says_what_changed(make_run: MakeRun, change: dict[str, Any], semantic: str) -> None:
+    first = make_run()
+    first.register()
+    promote(first.store, "pydocs", "1", "ada", "good")
+    record = make_run("run-2", **change).register()
+    assert (record.version, record.semantic_version, record.champion) == ("2", semantic, "1")
+    assert registry.aliases("pydocs") == {"candidate": "2", "champion": "1"}
+    assert record.version_reason in record.summary
+
+
+def test_rejected_candidates_keep_their_numbers(make_run: MakeRun) -> None:
+    first = make_run()
+    first.register()
+    promote(first.store, "pydocs", "1", "ada", "good")
+    make_run("run-2", weights="b").register()
+    reject(first.store, "pydocs", "candidate", "ada", "not better")
+    assert make_run("run-3", weights="c").register().semantic_version == "1.2.0"
+
+
+def test_a_damaged_candidate_is_refused(make_run: MakeRun) -> None:
+    run = make_run()
+    run.store.delete(f"artefacts/{run.candidate}/files/weights")
+    with pytest.raises(DataInvalid, match="object missing: weights"):
+        run.register()
+    assert registry.models() == []
+
+
+def test_what_is_not_there_is_told(make_run: MakeRun) -> None:
+    run = make_run()
+    del run.records["report"]
+    with pytest.raises(Infrastructure, match="step 'report' has no record"):
+        run.register()
+    run = make_run()
+    run.plan["release"]["candidate"] = "base.log"
+    with pytest.raises(ConfigInvalid, match="is no model"):
+        run.register()
+
+
+def test_a_page_without_the_mark_is_a_bug(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.release.summary.CHANGES_MARK", "<!-- another mark -->")
+    with pytest.raises(PerennialError, match="another mark"):
+        make_run().register()
+
+
+def test_a_champion_registered_by_other_means_does_not_block(make_run: MakeRun) -> None:
+    def act(client: Any) -> None:
+        client.create_registered_model("pydocs")
+        client.create_model_version("pydocs", "s3://elsewhere/model")
+        client.set_registered_model_alias("pydocs", "champion", "1")
+
+    call("set up", act)
+    record = make_run().register()
+    assert (record.version, record.semantic_version, record.champion) == ("2", "1.0.0", "1")
+    assert registry.aliases("pydocs") == {"candidate": "2", "champion": "1"}
