@@ -91,7 +91,7 @@ def _run(options: argparse.Namespace, places: Settings) -> int:
     from tasks.runner.planner import freeze, write_plan
     from tasks.runner.run import run_plan
 
-    console = Console()
+    console = Console(soft_wrap=True)
     plan = freeze(
         options.recipe, places, run=options.run or new_run(), overrides=options.set, refresh=options.refresh
     )
@@ -236,7 +236,7 @@ def _print_preview(plan: Plan, seen: list[Preview]) -> None:
             _bytes(need.memory_bytes) if need else "",
             _bytes(need.disk_bytes) if need else "",
         )
-    console = Console()
+    console = Console(soft_wrap=True)
     # Off a terminal there is no width to fit into, and a folded table cannot be searched.
     if not console.is_terminal:
         console = Console(width=200)

@@ -213,16 +213,13 @@ def _references(recipe: Recipe, kind: str) -> list[str]:
 
 
 def _champion_pin(name: str, champion: VersionInfo | None, store: Store) -> Pinned | None:
-    """What `champion` or `champion.<step>` stands for now; None while there is no champion."""
+    """What `champion` or `champion.<step>` stands for now; None while there is none."""
     if champion is None:
         return None
     _, _, step = name.partition(".")
     digest = champion.tags.get(f"perennial.step.{step}") if step else champion.digest
-    if digest is None:
-        raise ConfigInvalid(
-            f"'{name}': the champion (version {champion.version} of '{champion.name}') was made by a plan "
-            f"without a step '{step}'; write \"{name} or <a step of this recipe>\""
-        )
+    if digest is None:  # the champion's plan had no such step: the reference's next alternative is taken
+        return None
     manifest = load_manifest(store, digest)
     return Pinned(digest=digest, kind=manifest.kind, meta=dict(manifest.meta))
 

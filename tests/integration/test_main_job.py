@@ -250,7 +250,7 @@ def test_mlflow_away_keeps_the_result_and_a_retry_only_logs(home: Home) -> None:
 
 
 def test_gates_that_fail_register_nothing(home: Home) -> None:
-    output = home.run("two", "--set", "release.gates.0.at_most=-0.99", code=8)
+    output = home.run("two", "--set", "release.gates.learned-the-news.at_most=-0.99", code=8)
     assert "learned-the-news" in output
     assert (
         json.loads((home.path / "store" / "runs" / "two" / "release.json").read_text())["outcome"]
