@@ -7,7 +7,16 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.evaluate.plots import BETTER, UNDECIDED, WORSE, Change, forest, loss_curves, verdict_colour
+from tasks.evaluate.plots import (
+    BETTER,
+    UNDECIDED,
+    WORSE,
+    Change,
+    forest,
+    loss_curves,
+    signed,
+    verdict_colour,
+)
 
 PLACEHOLDER = "<!-- changes -->"
 """Where the release stage inserts what changed since the champion, and why."""
@@ -40,7 +49,7 @@ th, td { text-align: right; padding: 8px 10px; border-bottom: 1px solid #e4e7eb;
 th { color: #52606d; font-weight: 600; font-size: 12.5px }
 th:first-child, td:first-child { text-align: left }
 td small { display: block; color: #7b8794; font-size: 12px; white-space: nowrap }
-svg { max-width: 100%; height: auto; display: block }
+svg { width: 100%; height: auto; display: block }
 code { font: 12.5px ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 18px; margin: 0; font-size: 13.5px }
 dt { color: #52606d } dd { margin: 0 }
@@ -89,7 +98,8 @@ def _compared(models: Mapping[str, Any]) -> str:
         elif models[role]["digest"] == models["model"]["digest"]:
             words.append(f"the {role} <b>{html.escape(models[role]['ref'])}</b> is this same model")
         else:
-            words.append(f"{role} <b>{html.escape(models[role]['ref'])}</b> ({models[role]['digest'][:12]})")
+            ref = "" if models[role]["ref"] == role else f" <b>{html.escape(models[role]['ref'])}</b>"
+            words.append(f"{role}{ref} ({models[role]['digest'][:12]})")
     return f"Model {models['model']['digest'][:12]}, beside " + " and ".join(words)
 
 
@@ -122,7 +132,7 @@ def _cards(sets: Sequence[Mapping[str, Any]]) -> str:
         line, colour = "nothing to compare with", UNDECIDED
         if found is not None:
             unit_of_change, value, _, _, colour = found
-            line = f"{WORDS[colour]}: {value:+.1f} {unit_of_change} against the {role}"
+            line = f"{WORDS[colour]}: {signed(value)} {unit_of_change} against the {role}"
         cards.append(
             f'<div class="card" style="--c:{colour}"><div class="name">{html.escape(entry["name"])}</div>'
             f'<div class="value">{_value(entry, entry["values"]["model"]["value"])} '
@@ -156,7 +166,8 @@ def _differences(sets: Sequence[Mapping[str, Any]]) -> str:
 
 def _table(report: Mapping[str, Any]) -> str:
     roles = [role for role in ("model", "baseline", "champion") if report["models"][role]]
-    head = "".join(f"<th>{html.escape(report['models'][role]['ref'])}<br>{role}</th>" for role in roles)
+    refs = {role: html.escape(report["models"][role]["ref"]) for role in roles}
+    head = "".join(f"<th>{ref}{'' if ref == role else f'<br>{role}'}</th>" for role, ref in refs.items())
     head += "".join(f"<th>against {role}</th>" for role in roles[1:])
     rows = []
     for entry in report["sets"]:
@@ -172,8 +183,8 @@ def _table(report: Mapping[str, Any]) -> str:
             found = change(entry, role)
             if found is not None:
                 unit, value, low, high, colour = found
-                cells += f'<td><b style="color:{colour}">{value:+.1f} {unit}</b>'
-                cells += f"<small>{low:+.1f} to {high:+.1f}</small></td>"
+                cells += f'<td><b style="color:{colour}">{signed(value)} {unit}</b>'
+                cells += f"<small>{signed(low)} to {signed(high)}</small></td>"
         rows.append(f"<tr>{cells}</tr>")
     confidence = report["manifest"]["bootstrap"]["confidence"]
     return _section(

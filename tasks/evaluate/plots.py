@@ -12,7 +12,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 INK, MUTED, GRID = "#1f2933", "#52606d", "#e4e7eb"
-BETTER, WORSE, UNDECIDED = "#0b7285", "#c92a2a", "#868e96"
+BETTER, WORSE, UNDECIDED = "#0b7285", "#c92a2a", "#697077"
 """Blue-green and red differ in lightness too, so the verdicts survive a grey print."""
 MARKERS = {"baseline": "o", "champion": "s"}
 STYLE: dict[str, Any] = {
@@ -78,7 +78,7 @@ def _forest_panel(axis: Any, label: str, changes: Sequence[Change]) -> None:
             markeredgecolor="white",
             markeredgewidth=1,
         )
-        text = f"{change.value:+.1f} [{change.low:+.1f}, {change.high:+.1f}]"
+        text = f"{signed(change.value)} [{signed(change.low)}, {signed(change.high)}]"
         axis.annotate(
             text,
             (1.01, row),
@@ -138,6 +138,11 @@ def thousands(value: float) -> str:
         if abs(value) >= size:
             return f"{value / size:.3g}{unit}"
     return f"{value:.3g}"
+
+
+def signed(value: float) -> str:
+    """A difference to one decimal with its sign, a real minus; zero has none."""
+    return f"{value:+.1f}".replace("-", "\u2212") if round(value, 1) else "0.0"
 
 
 def _svg(figure: Figure) -> str:

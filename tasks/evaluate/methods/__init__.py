@@ -1,1 +1,1 @@
-"""One file an evaluation method."""
+"""One file per evaluation method."""

@@ -1,0 +1,279 @@
+"""The whole evaluation of tiny models: the report, its page, its items, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+
+from tasks.evaluate import METHODS
+from tasks.evaluate.scoring import load_subject
+from tasks.recipe.failures import ConfigInvalid, DataInvalid, Preempted
+from tasks.stage import Input, Result
+
+DOCUMENTS = [
+    {"key": f"d{i}", "text": "the value of an object is a list of names. " * (i + 1)} for i in range(6)
+]
+EXAMS = [
+    {
+        "key": f"e{i}",
+        "question": f"What is the key {i}?",
+        "options": ["a name", "the list", f"it {i}"],
+        "answer": i % 3,
+    }
+    for i in range(9)
+]
+LOG = [{"step": i, "samples": i, "tokens": 100 * i, "loss": 5 - 0.1 * i, "lr": 0.1} for i in range(12)]
+
+
+@pytest.fixture
+def inputs(tiny_model_dir: Path, tiny_model_like: Callable[..., Path], write_rows, tmp_path: Path):
+    log = tmp_path / "adapted"
+    log.mkdir()
+    (log / "training.jsonl").write_text("".join(json.dumps(row) + "\n" for row in LOG))
+    return {
+        "model": [Input("merged", "m" * 64, "model", tiny_model_dir)],
+        "baseline": [Input("base", "b" * 64, "model", tiny_model_like(1))],
+        "champion": [Input("champion", "c" * 64, "model", tiny_model_like(2))],
+        "documents": [Input("data.news", "n" * 64, "documents", write_rows("news", DOCUMENTS))],
+        "exams": [Input("data.exams", "e" * 64, "exams", write_rows("exams", EXAMS))],
+        "logs": [Input("adapted.log", "l" * 64, "training_log", log)],
+    }
+
+
+@pytest.fixture
+def evaluate(make_context, tmp_path: Path):
+    def run(inputs, name: str = "run", **options) -> tuple[Path, Result]:
+        context = make_context(inputs, directory=tmp_path / name, step="report")
+        method = METHODS["suite"]
+        return tmp_path / name / "outputs/report", method.run(
+            context, method.options.model_validate({"resamples": 200, **options})
+        )
+
+    return run
+
+
+def report_of(out: Path):
+    return json.loads((out / "report.json").read_text())
+
+
+def test_report_has_the_agreed_form(evaluate, inputs):
+    out, result = evaluate(inputs)
+    report = report_of(out)
+    assert report["models"]["model"] == {"digest": "m" * 64, "ref": "merged"}
+    news, exams = report["sets"]
+    assert (news["name"], news["measure"], news["better"], news["items"]) == (
+        "news",
+        "bits_per_byte",
+        "lower",
+        6,
+    )
+    assert (exams["name"], exams["measure"], exams["better"], exams["items"]) == (
+        "exams",
+        "accuracy",
+        "higher",
+        9,
+    )
+    for entry in report["sets"]:
+        for role in ("model", "baseline", "champion"):
+            value = entry["values"][role]
+            assert value["low"] <= value["value"] <= value["high"]
+        for role in ("baseline", "champion"):
+            against = entry["against"][role]
+            difference = entry["values"]["model"]["value"] - entry["values"][role]["value"]
+            assert against["difference"] == pytest.approx(difference)
+            assert against["low"] <= against["difference"] <= against["high"]
+    assert news["against"]["baseline"]["relative"] == pytest.approx(
+        news["against"]["baseline"]["difference"] / news["values"]["baseline"]["value"]
+    )
+    assert 0 <= exams["values"]["model"]["unnormalised"] <= 1
+    assert result.figure.startswith("news ")
+    assert result.figure.endswith("% vs base)")
+    assert result.metrics["news.bits_per_byte"] == news["values"]["model"]["value"]
+
+
+def test_every_figure_can_be_computed_again_from_the_items(evaluate, inputs):
+    out, _ = evaluate(inputs)
+    news, exams = report_of(out)["sets"]
+    items = pyarrow.parquet.read_table(out / "items/news.parquet").to_pydict()
+    assert items["key"] == [row["key"] for row in DOCUMENTS]
+    bits = sum(items["baseline.nats"]) / sum(items["baseline.bytes"]) / 0.6931471805599453
+    assert news["values"]["baseline"]["value"] == pytest.approx(bits)
+    items = pyarrow.parquet.read_table(out / "items/exams.parquet").to_pydict()
+    right = sum(c == a for c, a in zip(items["champion.choice"], items["answer"], strict=True))
+    assert exams["values"]["champion"]["value"] == pytest.approx(right / 9)
+    assert all(len(values) == 3 for values in items["model.log_likelihoods"])
+
+
+def test_the_same_inputs_give_the_same_bytes(evaluate, inputs):
+    files = []
+    for name in ("one", "two"):
+        out, _ = evaluate(inputs, name)
+        files.append({str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()})
+    assert files[0] == files[1]
+    assert set(files[0]) == {"report.json", "report.html", "items/news.parquet", "items/exams.parquet"}
+
+
+def test_values_do_not_depend_on_the_batch(evaluate, inputs):
+    one, seven, many = (
+        report_of(evaluate(inputs, str(size), batch_size=size)[0])["sets"] for size in (1, 7, 64)
+    )
+    for other in (seven, many):
+        for a, b in zip(one, other, strict=True):
+            assert a["values"]["model"]["value"] == pytest.approx(b["values"]["model"]["value"], abs=1e-5)
+
+
+def test_a_model_in_two_roles_is_scored_once(evaluate, inputs, monkeypatch: pytest.MonkeyPatch):
+    loaded = []
+
+    def counted(item: Input, max_length: int):
+        loaded.append(item.ref)
+        return load_subject(item, max_length)
+
+    monkeypatch.setattr("tasks.evaluate.methods.suite.load_subject", counted)
+    inputs["champion"] = [Input("champion", "m" * 64, "model", inputs["model"][0].path)]
+    out, _ = evaluate(inputs)
+    assert len(loaded) == 2
+    assert report_of(out)["sets"][0]["against"]["champion"]["difference"] == 0.0
+    assert "is this same model" in (out / "report.html").read_text()
+
+
+def test_without_a_champion_its_places_are_null(evaluate, inputs):
+    del inputs["champion"]
+    report = report_of(evaluate(inputs)[0])
+    assert report["models"]["champion"] is None
+    for entry in report["sets"]:
+        assert entry["values"]["champion"] is None
+        assert entry["against"]["champion"] is None
+
+
+def test_without_anything_to_compare_with_the_page_still_stands(evaluate, inputs):
+    out, result = evaluate({port: inputs[port] for port in ("model", "exams")})
+    assert report_of(out)["sets"][0]["against"] == {"baseline": None, "champion": None}
+    assert "Differences" not in (out / "report.html").read_text()
+    assert re.fullmatch(r"exams \d+% right", result.figure)
+
+
+def test_manifest_freezes_what_the_scores_depend_on(evaluate, inputs):
+    one = report_of(evaluate(inputs, "one")[0])
+    other = report_of(evaluate(inputs, "two", exam_prompt="{question}")[0])
+    assert one["manifest"]["sets"]["news"] == {"digest": "n" * 64, "items": 6, "measure": "bits_per_byte"}
+    assert one["manifest"]["dtype"] == "float32"
+    assert one["manifest_digest"] != other["manifest_digest"]
+    assert one["measured"]["model"]["prefix"].startswith("beginning of text")
+    assert one["measured"]["model"]["exams"]["exams"] == "question once, options as branches"
+
+
+class Balance(HTMLParser):
+    """Fails on a tag that closes another, and on anything fetched from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        assert not {"src", "srcset"} & {name for name, _ in attrs}
+        assert tag not in ("link", "script", "img", "iframe")
+        if tag not in ("meta", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_page_is_whole_self_contained_and_has_the_place_for_changes(evaluate, inputs):
+    page = (evaluate(inputs)[0] / "report.html").read_text()
+    parser = Balance()
+    parser.feed(page)
+    assert parser.open == []
+    assert page.count("<!-- changes -->") == 1
+    assert page.count("<svg") == 2
+    assert "What changed and why" in page
+    for shown in ("merged", "base", "news", "exams", "adapted"):
+        assert shown in page
+    assert "the value of an object" not in page  # items stay in the store
+
+
+def test_names_from_recipes_are_escaped_on_the_page(evaluate, inputs):
+    inputs["model"] = [Input("<script>x", "m" * 64, "model", inputs["model"][0].path)]
+    assert "<script>x" not in (evaluate(inputs)[0] / "report.html").read_text()
+
+
+def test_limit_uses_the_first_rows(evaluate, inputs):
+    report = report_of(evaluate(inputs, limit=4)[0])
+    assert [entry["items"] for entry in report["sets"]] == [4, 4]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([], "empty"),
+        ([{**EXAMS[0], "answer": 3}], "answer 3 is not the index of one of 3"),
+        ([{**EXAMS[0], "answer": -1}], "answer -1"),
+        ([{**EXAMS[0], "answer": True}], "answer True"),
+        ([{**EXAMS[0], "options": ["one"]}], "two or more options"),
+        ([{**EXAMS[0], "options": ["one", ""]}], "empty"),
+        ([{"key": "k", "options": ["one", "two"], "answer": 0}], "line 1 .*no question"),
+    ],
+)
+def test_broken_exams_are_named(rows, message: str, evaluate, inputs, write_rows):
+    inputs["exams"] = [Input("data.bad", "x", "exams", write_rows("bad", rows))]
+    with pytest.raises(DataInvalid, match=f"data.bad.*{message}"):
+        evaluate(inputs)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"), [([], "is empty"), ([{"key": "k", "text": ""}], "'k'. has no text")]
+)
+def test_broken_documents_are_named(rows, message: str, evaluate, inputs, write_rows):
+    inputs["documents"] = [Input("data.bad", "x", "documents", write_rows("bad", rows))]
+    with pytest.raises(DataInvalid, match=f"data.bad.*{message}"):
+        evaluate(inputs)
+
+
+def test_a_line_cut_short_is_named(evaluate, inputs, tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_text('{"key": "a", "text": "b"}\n{"key": "a", "te')
+    inputs["documents"] = [Input("data.cut", "x", "documents", tmp_path)]
+    with pytest.raises(DataInvalid, match=r"data\.cut.*line 2"):
+        evaluate(inputs)
+
+
+def test_bytes_that_are_not_utf8_are_named(evaluate, inputs, tmp_path: Path):
+    (tmp_path / "rows.jsonl").write_bytes(b'{"key": "a", "text": "\xff"}\n')
+    inputs["documents"] = [Input("data.latin", "x", "documents", tmp_path)]
+    with pytest.raises(DataInvalid, match=r"data\.latin.*line 1"):
+        evaluate(inputs)
+
+
+def test_wrong_recipes_are_refused(evaluate, inputs):
+    with pytest.raises(ConfigInvalid, match="something to measure"):
+        evaluate({"model": inputs["model"]})
+    with pytest.raises(ConfigInvalid, match="two sets are called 'news'"):
+        evaluate({**inputs, "exams": [Input("data.news", "x", "exams", inputs["exams"][0].path)]})
+    with pytest.raises(ConfigInvalid, match="exam_prompt"):
+        evaluate(inputs, exam_prompt="Answer:")
+
+
+def test_stopping_ends_as_preempted(make_context, inputs):
+    context = make_context({})
+    context.inputs = inputs
+    context.stop_after = 2
+    with pytest.raises(Preempted):
+        METHODS["suite"].run(context, METHODS["suite"].options())
+
+
+def test_progress_rises_to_one(make_context, inputs):
+    context = make_context({})
+    context.inputs = inputs
+    METHODS["suite"].run(context, METHODS["suite"].options.model_validate({"resamples": 100}))
+    shares = [done for done, _ in context.said]
+    assert shares == sorted(shares)
+    assert shares[-1] == 1.0
