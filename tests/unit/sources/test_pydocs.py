@@ -90,7 +90,7 @@ def test_exams_are_many_fit_a_small_model_and_come_from_held_out_documents(name)
         document = documents[row["key"].rpartition("#")[0]]
         start = row["question"].partition("\n\n")[2]
         assert f"{start} {row['options'][row['answer']]}" in document
-        assert 100 <= len(row["question"]) <= 330
+        assert 100 <= len(row["question"]) <= 300
         assert all(60 <= len(option) <= 200 for option in row["options"])
         assert len(set(row["options"])) == 4
     answers = [row["answer"] for row in exam]
