@@ -48,6 +48,12 @@ class AirflowApi:
         body = {"logical_date": None, "conf": conf}
         return str(self._ask("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"])
 
+    def active_runs(self, dag_id: str) -> list[str]:
+        """Ids of the runs that have not ended, oldest first."""
+        params = {"state": ["running", "queued"], "order_by": "id"}
+        found = self._ask("GET", f"/api/v2/dags/{dag_id}/dagRuns", params=params)
+        return [str(run["dag_run_id"]) for run in found["dag_runs"]]
+
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
         """A run; `state` is queued, running, success or failed."""
         return self._ask("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")
