@@ -41,6 +41,9 @@ RETRIED_CODES = frozenset(
 ACCESS_CODES = frozenset(
     {"PERMISSION_DENIED", "UNAUTHENTICATED", "CUSTOMER_UNAUTHORIZED", "ENDPOINT_NOT_FOUND"}
 )
+OVERTAKEN = ("IntegrityError", "UniqueViolation")
+"""How MLflow tells that another writer set the same alias or tag first; asked again it succeeds."""
+
 SCHEMES = ("http", "https", "sqlite", "postgresql", "mysql", "mssql")
 
 
@@ -82,13 +85,14 @@ def call(what: str, act: Callable[[MlflowClient], T], uri: str | None = None) ->
         MlflowException: MLflow answered that the request itself is wrong; the caller knows what that means.
     """
     uri = uri or tracking_uri()
+    transient = _transient()  # imports MLflow, which must not count as waiting
     start = time.monotonic()
     pause, attempts = PAUSE_SECONDS, 0
     while True:
         attempts += 1
         try:
             return act(_client(uri, os.getpid()))
-        except _transient() as error:
+        except transient as error:
             _raise_unless_transient(error, uri, what)
             cause = error
         elapsed = time.monotonic() - start
@@ -114,7 +118,8 @@ def _raise_unless_transient(error: Exception, uri: str, what: str) -> None:
             f"MLflow at {uri}: may not {what}: {_first_line(error)}. Check the address, the credentials "
             f"(MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_TOKEN) and the server's MLFLOW_SERVER_ALLOWED_HOSTS"
         ) from error
-    if code and code not in RETRIED_CODES:
+    overtaken = any(sign in str(error) for sign in OVERTAKEN)
+    if code and code not in RETRIED_CODES and not overtaken:
         raise error
 
 

@@ -22,7 +22,8 @@ def failing(times: int, error: Exception):
 
 
 @pytest.fixture(autouse=True)
-def short(monkeypatch: pytest.MonkeyPatch) -> None:
+def short(tracking: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.call("open the database", lambda client: None)
     monkeypatch.setattr(server, "PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(server, "LIMIT_SECONDS", 0.1)
 
@@ -76,6 +77,16 @@ def test_wrong_requests_are_the_callers_business() -> None:
     with pytest.raises(MlflowException, match="bad name"):
         server.call("read", act)
     assert len(calls) == 1
+
+
+def test_a_lost_race_is_run_again() -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import BAD_REQUEST
+
+    race = MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: ... alias", BAD_REQUEST)
+    act, calls = failing(1, race)
+    assert server.call("set 'previous'", act) == 2
+    assert len(calls) == 2
 
 
 def test_refused_access_is_told_at_once() -> None:
