@@ -1,4 +1,4 @@
-"""Rows of a dataset artefact, and rows of tokens as rectangles."""
+"""Rows of a dataset artefact; their lengths; rows of tokens as rectangles."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from tasks.recipe.failures import DataInvalid
+from tasks.training.models import max_positions
 
 
 def read_rows(directory: Path) -> Iterator[dict[str, Any]]:
@@ -28,6 +30,16 @@ def read_rows(directory: Path) -> Iterator[dict[str, Any]]:
             if not isinstance(row, dict):
                 raise DataInvalid(f"rows.jsonl, line {number}: a JSON object is expected, got {line[:40]!r}")
             yield row
+
+
+def longest_sample(directory: Path, asked: int) -> int:
+    """The longest sample in tokens: what was asked for, but never more than the model has positions."""
+    return min(asked, max_positions(directory) or asked)
+
+
+def fill_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The token that pads: any will do, since labels decide by position what is supervised."""
+    return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
 
 
 def right_pad(rows: Sequence[Sequence[int]], fill: int) -> Tensor:

@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from pydantic import Field
 
 from tasks.align.pairs import PairSamples, render_pairs
 from tasks.align.reference_file import facts_of, read_reference
-from tasks.stage import Method, Port, Result, StepContext, one
+from tasks.stage import Estimate, Method, Port, Result, StepContext, one
+from tasks.training.estimate import training_estimate
+from tasks.training.guess import guess_tokens
 from tasks.training.interface import Batch
 from tasks.training.log import read_rows as read_log
 from tasks.training.loop import train
@@ -24,7 +28,7 @@ from tasks.training.models import load_model, model_meta, save_model
 from tasks.training.objectives.dpo import check_start, dpo
 from tasks.training.options import TrainOptions
 from tasks.training.render import require_template
-from tasks.training.rows import read_rows
+from tasks.training.rows import fill_token, longest_sample, read_rows
 
 
 class DpoOptions(TrainOptions):
@@ -82,9 +86,9 @@ def run(context: StepContext, options: DpoOptions) -> Result:
         DataInvalid: A pair cannot be rendered, or all are too long.
     """
     source, data, reference = one(context, "model"), one(context, "data"), one(context, "reference")
-    model, tokenizer = load_model(source.path)
+    model, tokenizer = load_model(source.path, options.precision)
     require_template(tokenizer, f"step '{context.step}', model '{source.ref}'")
-    max_length = min(options.max_length, getattr(model.config, "max_position_embeddings", options.max_length))
+    max_length = longest_sample(source.path, options.max_length)
     pairs = render_pairs(read_rows(data.path), tokenizer, max_length)
     facts = facts_of(source, data, tokenizer, max_length, options.precision)
     references = read_reference(reference, pairs.rows, facts, context.step)
@@ -92,8 +96,7 @@ def run(context: StepContext, options: DpoOptions) -> Result:
     (log / "mask_report.json").write_text(
         json.dumps(pairs.report, indent=1, ensure_ascii=False), encoding="utf-8"
     )
-    fill = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    samples = PairSamples(pairs.rows, references, fill)
+    samples = PairSamples(pairs.rows, references, fill_token(tokenizer))
     objective = dpo(options.beta, options.label_smoothing)
 
     def at_ln_2(policy: torch.nn.Module, batch: Batch) -> None:
@@ -136,6 +139,18 @@ def run(context: StepContext, options: DpoOptions) -> Result:
     )
 
 
+def estimate(options: DpoOptions, inputs: Mapping[str, list[Mapping[str, Any]]]) -> Estimate:
+    """What the training will need, from the number of pairs and characters; tokens are a guess."""
+    model, data = (next(iter(inputs.get(port, [])), {}) for port in ("model", "data"))
+    rows = data.get("rows")
+    # A row holds the prompt once and the training renders it twice; prompts are about a third of a row.
+    characters = None if data.get("characters") is None else data["characters"] * 4 // 3
+    tokens = guess_tokens(None if rows is None else 2 * rows, characters)
+    return training_estimate(
+        options, model, samples=rows, tokens=tokens, sequence_length=2 * options.max_length
+    )
+
+
 METHOD = Method(
     summary="Direct preference optimisation against a stored reference.",
     options=DpoOptions,
@@ -146,5 +161,6 @@ METHOD = Method(
     },
     outputs={"model": "model", "log": "training_log"},
     run=run,
+    estimate=estimate,
     paper="arXiv 2305.18290",
 )

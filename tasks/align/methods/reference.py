@@ -8,7 +8,8 @@ model stands in memory beside the one that is trained.
 from __future__ import annotations
 
 import os
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -17,11 +18,12 @@ from torch import Tensor
 from tasks.align.pairs import PairSamples, render_pairs
 from tasks.align.reference_file import facts_of, write_reference
 from tasks.recipe.failures import ConfigInvalid, Preempted
-from tasks.stage import Method, Options, Port, Result, StepContext, one
+from tasks.stage import Estimate, Method, Options, Port, Result, StepContext, one
+from tasks.training.estimate import PROCESS_BYTES
 from tasks.training.models import load_model
 from tasks.training.objectives.dpo import pair_logprobs
 from tasks.training.render import require_template
-from tasks.training.rows import read_rows
+from tasks.training.rows import fill_token, longest_sample, read_rows
 
 
 class ReferenceOptions(Options):
@@ -57,10 +59,9 @@ def run(context: StepContext, options: ReferenceOptions) -> Result:
     torch.set_num_threads(options.threads or os.cpu_count() or 1)
     model, tokenizer = load_model(source.path, options.precision)
     require_template(tokenizer, f"step '{context.step}', model '{source.ref}'")
-    max_length = min(options.max_length, getattr(model.config, "max_position_embeddings", options.max_length))
+    max_length = longest_sample(source.path, options.max_length)
     pairs = render_pairs(read_rows(data.path), tokenizer, max_length)
-    fill = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-    samples = PairSamples(pairs.rows, [(0.0, 0.0)] * len(pairs.rows), fill)
+    samples = PairSamples(pairs.rows, [(0.0, 0.0)] * len(pairs.rows), fill_token(tokenizer))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(device).eval()
 
@@ -99,6 +100,16 @@ def run(context: StepContext, options: ReferenceOptions) -> Result:
     )
 
 
+def estimate(options: ReferenceOptions, inputs: Mapping[str, list[Mapping[str, Any]]]) -> Estimate:
+    """The facts that the training's estimate needs, and the memory of one forward pass."""
+    model, data = (next(iter(inputs.get(port, [])), {}) for port in ("model", "data"))
+    memory = None
+    if all(model.get(name) for name in ("parameters", "vocab_size")):
+        tokens = 2 * options.batch_size * options.max_length
+        memory = int(PROCESS_BYTES + 4 * model["parameters"] + 8 * tokens * model["vocab_size"])
+    return Estimate(memory_bytes=memory, meta={"reference": {"rows": data.get("rows")}})
+
+
 METHOD = Method(
     summary="Log-probabilities of both answers of each pair under the starting model.",
     options=ReferenceOptions,
@@ -108,5 +119,6 @@ METHOD = Method(
     },
     outputs={"reference": "reference"},
     run=run,
+    estimate=estimate,
     paper="arXiv 2305.18290",
 )

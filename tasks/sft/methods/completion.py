@@ -10,7 +10,9 @@ the output is a whole model either way.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -18,7 +20,9 @@ from transformers import PreTrainedModel
 
 from tasks.recipe.failures import DataInvalid
 from tasks.sft.rows import ChatSamples, render_chats
-from tasks.stage import Method, Port, Result, StepContext, one
+from tasks.stage import Estimate, Method, Port, Result, StepContext, one
+from tasks.training.estimate import STATE_BYTES, training_estimate, training_memory
+from tasks.training.guess import guess_tokens
 from tasks.training.interface import Samples, TrainResult
 from tasks.training.isolation import check_isolation
 from tasks.training.loop import train
@@ -26,7 +30,7 @@ from tasks.training.models import load_model, model_meta, save_model
 from tasks.training.objectives.causal_lm import CAUSAL_LM
 from tasks.training.options import TrainOptions
 from tasks.training.render import require_template
-from tasks.training.rows import read_rows
+from tasks.training.rows import fill_token, longest_sample, read_rows
 from tasks.training.trainable.lora import ALL_LINEAR, add_lora, load_lora, lora_weights, merge_lora
 
 
@@ -114,9 +118,9 @@ def run(context: StepContext, options: CompletionOptions) -> Result:
         DataInvalid: A conversation cannot be rendered or has no answer, or too few answers end.
     """
     source, data = one(context, "model"), one(context, "data")
-    model, tokenizer = load_model(source.path)
+    model, tokenizer = load_model(source.path, options.precision)
     require_template(tokenizer, f"step '{context.step}', model '{source.ref}'")
-    max_length = min(options.max_length, getattr(model.config, "max_position_embeddings", options.max_length))
+    max_length = longest_sample(source.path, options.max_length)
     chats = render_chats(
         read_rows(data.path),
         tokenizer,
@@ -132,11 +136,12 @@ def run(context: StepContext, options: CompletionOptions) -> Result:
         raise DataInvalid(
             f"only {report['end_share']:.0%} of answers in '{data.ref}' have their end token supervised "
             f"({report['truncated']['rows']} of {report['kept']} rows are cut); a model trained so would not "
-            "stop. Raise max_length, set too_long: drop, or give the chat template an end token after answers."
+            "stop. Raise max_length, set too_long: drop, or end the chat template's answers with a token."
         )
-    fill = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     samples = ChatSamples(
-        [row for _, row in chats.rows], fill, capacity=max_length if options.packing else None
+        [row for _, row in chats.rows],
+        fill_token(tokenizer),
+        capacity=max_length if options.packing else None,
     )
     if options.lora_rank:
         tuned, done = _train_adapter(context, options, model, samples)
@@ -192,6 +197,28 @@ def _train_adapter(
     return merge_lora(merging, samples.batch([0])["input_ids_BT"]), done
 
 
+def estimate(options: CompletionOptions, inputs: Mapping[str, list[Mapping[str, Any]]]) -> Estimate:
+    """What the training will need, from the number of rows and characters; tokens are a guess."""
+    model, data = (next(iter(inputs.get(port, [])), {}) for port in ("model", "data"))
+    rows = data.get("rows")
+    tokens = guess_tokens(rows, data.get("characters"))
+    samples = rows
+    if options.packing and tokens is not None:
+        samples = math.ceil(tokens / options.max_length)
+    guess = training_estimate(
+        options, model, samples=samples, tokens=tokens, sequence_length=options.max_length
+    )
+    if not options.lora_rank or not model.get("parameters"):
+        return guess
+    # Frozen weights have no gradient and no optimiser state; the adapter's own size is small beside them.
+    light = {**model, "parameters": model["parameters"] * 4 / STATE_BYTES[options.precision]}
+    return replace(
+        guess,
+        memory_bytes=training_memory(options, light, options.max_length),
+        disk_bytes=8 * model["parameters"],
+    )
+
+
 METHOD = Method(
     summary="Cross-entropy on the answers of conversations; whole model or LoRA.",
     options=CompletionOptions,
@@ -201,5 +228,6 @@ METHOD = Method(
     },
     outputs={"model": "model", "log": "training_log"},
     run=run,
+    estimate=estimate,
     paper="arXiv 2203.02155; LoRA: arXiv 2106.09685",
 )
