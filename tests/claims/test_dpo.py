@@ -3,6 +3,7 @@
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,10 +17,10 @@ from tasks.training.objectives.dpo import pair_logprobs
 WORDS = ["list", "key", "value", "name", "number", "string", "function", "object", "item", "iterator"]
 
 
-def preferences(count: int, seed: int) -> list[dict[str, object]]:
+def preferences(count: int, seed: int) -> list[dict[str, Any]]:
     """The preferred answer to a question about one word names that word again; the other names another."""
     draw = random.Random(seed)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for index in range(count):
         word, other = draw.sample(WORDS, 2)
         start = " ".join(draw.choice(["the", "a", "every", "which", "another"]) for _ in range(3))
@@ -34,7 +35,7 @@ def preferences(count: int, seed: int) -> list[dict[str, object]]:
     return rows
 
 
-def logprobs(directory: Path, rows: list[dict[str, object]]) -> torch.Tensor:
+def logprobs(directory: Path, rows: list[dict[str, Any]]) -> torch.Tensor:
     """Log-probabilities of the chosen and the rejected answers; shape (pairs, 2)."""
     model, tokenizer = load_model(directory)
     pairs = render_pairs(rows, tokenizer, 64).rows
@@ -52,12 +53,11 @@ def test_dpo_raises_margin_and_accuracy_on_held_out_preferences(
         "data": Input("pairs", "p", "pairs", write_rows("pairs", preferences(400, seed=1))),
     }
     first = make_context(given, directory=tmp_path / "reference")
-    METHODS["reference"].run(
-        first, METHODS["reference"].options.model_validate({"max_length": 64, "threads": 1})
-    )
+    options: dict[str, Any] = {"max_length": 64, "threads": 1}
+    METHODS["reference"].run(first, METHODS["reference"].options.model_validate(options))
     given["reference"] = Input("opinions", "r", "reference", first.output("reference"))
     context = make_context(given, directory=tmp_path / "dpo")
-    options = {"lr": 3e-3, "epochs": 3.0, "batch_size": 16, "max_length": 64, "threads": 1}
+    options |= {"lr": 3e-3, "epochs": 3.0, "batch_size": 16}
     METHODS["dpo"].run(context, METHODS["dpo"].options.model_validate(options))
 
     log = [json.loads(line) for line in (context.output("log") / "training.jsonl").read_text().splitlines()]

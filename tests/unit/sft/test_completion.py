@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +127,10 @@ def test_a_model_without_chat_template_is_refused(make_context, tiny_model_dir, 
 
 def test_the_estimate_counts_tokens_steps_and_spares_lora_its_memory():
     model = {"parameters": 10**9, "hidden": 2048, "layers": 24, "vocab_size": 50_000}
-    inputs = {"model": [model], "data": [{"rows": 1000, "characters": 350_000}]}
+    inputs: dict[str, list[Mapping[str, Any]]] = {
+        "model": [model],
+        "data": [{"rows": 1000, "characters": 350_000}],
+    }
 
     def estimated(**options: object) -> Estimate:
         assert METHOD.estimate is not None
