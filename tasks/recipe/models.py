@@ -127,6 +127,7 @@ class Recipe(_Part):
         model: The registered model that it maintains.
         description: For people.
         owner: Who answers for it.
+        license: Of the model, for its card; an SPDX name.
         tags: For the lists in the user interfaces.
         schedule: When it runs by itself; only by hand where left out.
         seed: The seed of every step that has none of its own.
@@ -140,6 +141,7 @@ class Recipe(_Part):
     model: Annotated[str, StringConstraints(pattern=r"^[^/:\s]+$")]
     description: str = ""
     owner: str = ""
+    license: str = ""
     tags: list[str] = []
     schedule: Schedule | None = None
     seed: int = Field(0, ge=0, lt=2**32)

@@ -97,6 +97,8 @@ class Plan(_Frozen):
         recipe: The recipe's name.
         model: The registered model.
         description: The recipe's text.
+        owner: Who answers for the recipe.
+        license: Of the model.
         recipe_digest: Of the effective recipe (sha256 of its canonical JSON).
         effective: The recipe as it runs, overrides included.
         overrides: What was changed for this run, as `key=value`.
@@ -116,6 +118,8 @@ class Plan(_Frozen):
     recipe: str
     model: str
     description: str
+    owner: str = ""
+    license: str = ""
     recipe_digest: str
     effective: dict[str, Any]
     overrides: list[str]
@@ -198,6 +202,8 @@ def resolve(
         recipe=recipe.recipe,
         model=recipe.model,
         description=recipe.description,
+        owner=recipe.owner,
+        license=recipe.license,
         recipe_digest=digest(effective),
         effective=effective,
         overrides=arguments,

@@ -28,6 +28,11 @@ def import_model(uri: str, store: Store, settings: Settings) -> Pinned:
     """
     if uri.startswith("models:/"):
         version = registry.resolve(uri, settings.tracking)
+        if not version.digest:
+            raise ConfigInvalid(
+                f"{uri}: version {version.version} was not registered by Perennial, so nothing proves what it "
+                f"holds; refer to its weights by file:// or s3:// instead"
+            )
         manifest = load_manifest(store, version.digest)
         return Pinned(digest=version.digest, kind=manifest.kind, meta=dict(manifest.meta))
     with tempfile.TemporaryDirectory(prefix="perennial-import-") as scratch:

@@ -23,7 +23,7 @@ from tasks.runner.code import code_of
 from tasks.runner.imports import import_model
 from tasks.runner.records import StepRecord, run_key
 from tasks.runner.settings import Settings
-from tasks.runner.step import Attempt, link, load_method, look
+from tasks.runner.step import Attempt, find_step, link, load_method, look
 from tasks.sources import materialise
 from tasks.stage import Estimate
 from tasks.tracking import registry
@@ -183,11 +183,11 @@ def link_all(plan: Plan, store: Store, settings: Settings) -> bool:
     champion = registry.find_version(plan.model, "champion", settings.tracking)
     seen = preview(plan, store, estimates=False)
     records = {each.step.name: each.record for each in seen if each.record is not None}
-    candidate = records.get(plan.release.candidate) if plan.release else None
-    if len(records) < len(seen) or champion is None or candidate is None:
+    if len(records) < len(seen) or champion is None or plan.release is None:
         return False
-    main = next(iter(candidate.outputs.values()))
-    if champion.digest != main.digest:
+    name, _, output = plan.release.candidate.partition(".")
+    main = output or next(iter(find_step(plan, name).outputs))
+    if champion.digest != records[name].outputs[main].digest:
         return False
     attempt = Attempt(settings=settings, store=store)
     for step in plan.steps:
