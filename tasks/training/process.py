@@ -8,6 +8,7 @@ import random
 import socket
 import sys
 import warnings
+from collections import defaultdict
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,11 +80,13 @@ def _join(backend: str) -> None:
     import deepspeed
 
     for handler in deepspeed.utils.logger.handlers:
-        if isinstance(handler, logging.StreamHandler):
+        if type(handler) is logging.StreamHandler:
             handler.setStream(sys.stderr)
     deepspeed.utils.logger.setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # of calls that DeepSpeed makes
-    # DeepSpeed compiles a shared-memory all-reduce for the CPU at the first start: a minute, a compiler and
-    # ninja, to save microseconds beside gloo. Without it a laptop needs neither.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # calls by DeepSpeed
+    if backend == "gloo":
+        # On the CPU DeepSpeed first probes for every kernel it could compile, then compiles a shared-memory
+        # all-reduce: a minute and a compiler, to save microseconds beside gloo. A table that says "none"
+        # spares a laptop both.
+        vars(deepspeed.ops).setdefault("__compatible_ops__", defaultdict(bool))
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
