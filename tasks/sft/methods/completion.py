@@ -13,9 +13,9 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from transformers import PreTrainedModel
 
 from tasks.recipe.failures import DataInvalid
@@ -108,6 +108,17 @@ class CompletionOptions(TrainOptions):
         description="Ends of the names of the layers with an adapter; all-linear: all but the output head.",
         json_schema_extra={"source": "arXiv 2305.14314"},
     )
+
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> Self:
+        changed = [
+            name
+            for name in ("lora_alpha", "lora_dropout", "lora_targets")
+            if getattr(self, name) != type(self).model_fields[name].default
+        ]
+        if changed and not self.lora_rank:
+            raise ValueError(f"{changed[0]} has no effect while lora_rank is 0; set lora_rank, e.g. to 16")
+        return self
 
 
 def run(context: StepContext, options: CompletionOptions) -> Result:

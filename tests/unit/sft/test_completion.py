@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, Preempted
 from tasks.sft import METHODS
@@ -123,6 +124,12 @@ def test_a_model_without_chat_template_is_refused(make_context, tiny_model_dir, 
     (bare / "chat_template.jinja").unlink()
     with pytest.raises(ConfigInvalid, match=r"step 'tuned'.*no chat template"):
         run(make_context, bare, chats)
+
+
+def test_an_option_of_lora_without_lora_is_refused():
+    with pytest.raises(ValidationError, match="lora_alpha has no effect while lora_rank is 0"):
+        METHOD.options.model_validate({"lora_alpha": 64.0})
+    METHOD.options.model_validate({"lora_alpha": 64.0, "lora_rank": 8})
 
 
 def test_the_estimate_counts_tokens_steps_and_spares_lora_its_memory():
