@@ -67,14 +67,14 @@ class Places:
         return self.home / "logs"
 
 
-def choose(settings: Settings) -> Places:
-    """Places for services that are about to start: the usual ports where they are free, others where not."""
+def choose(settings: Settings, *, airflow_port: int = AIRFLOW_PORT, mlflow_port: int = MLFLOW_PORT) -> Places:
+    """Places for services that are about to start: the wanted ports where they are free, others where not."""
     taken: set[int] = set()
     return Places(
         home=settings.home,
         store=settings.store,
-        airflow_port=_free_port(AIRFLOW_PORT, taken),
-        mlflow_port=_free_port(MLFLOW_PORT, taken),
+        airflow_port=_free_port(airflow_port, taken),
+        mlflow_port=_free_port(mlflow_port, taken),
         health_port=_free_port(0, taken),
     )
 
