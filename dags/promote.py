@@ -38,9 +38,9 @@ with DAG(
             type="string",
             minLength=1,
             title="Version",
-            description="A version's number, or an alias: `candidate`, `previous`.",
+            description="A version's number, or an alias: candidate, previous.",
         ),
-        "reason": Param("", type="string", title="Reason", description="Kept in the ledger."),
+        "reason": Param(None, type=["null", "string"], title="Reason", description="Kept in the ledger."),
     },
     user_defined_macros={"summary": summary},
 ) as dag:

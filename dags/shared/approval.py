@@ -49,7 +49,10 @@ def question(subject: str, body: str) -> HITLOperator:
         response_timeout=timedelta(hours=hours),
         params={
             "reason": Param(
-                "", type="string", title="Reason", description="Kept in the ledger with the decision."
+                None,
+                type=["null", "string"],
+                title="Reason",
+                description="Kept in the ledger with the decision.",
             )
         },
         doc_md="Waits for a person. Without an answer in time the model is rejected.",

@@ -20,30 +20,36 @@ from tasks.recipe.problems import did_you_mean
 
 COMMON = ("reason", "refresh", "overrides")
 
+OPTIONAL = ("null", "string")
+"""The type of a text that may be left out: Airflow's form counts an empty `string` as missing."""
+
 
 def form(found: Found) -> dict[str, Param]:
     """The fields of a recipe's form, in the order they are shown; every one has a valid default."""
     steps = list(found.recipe.steps)
     params = {
         "reason": Param(
-            "", type="string", title="Reason", description="Why this run; it is kept with the promotion."
+            None,
+            type=list(OPTIONAL),
+            title="Reason",
+            description="Why this run; it is kept with the promotion.",
         )
     }
     for each in found.fields:
         params[each["key"]] = Param(each["default"], section="Options", **each["schema"])
     params["refresh"] = Param(
-        "",
-        type="string",
+        None,
+        type=list(OPTIONAL),
         title="Steps to run again",
         description=f"Although nothing changed; names with commas between. The steps: {', '.join(steps)}.",
         section="More",
     )
     params["overrides"] = Param(
-        "",
-        type="string",
+        None,
+        type=list(OPTIONAL),
         format="multiline",
         title="Anything else",
-        description="YAML, one change on each line, such as `steps.merged.options.weight: 0.3`.",
+        description="YAML, one change on each line, such as steps.merged.options.weight: 0.3",
         section="More",
     )
     return params
@@ -67,12 +73,12 @@ def arguments(params: Mapping[str, Any], conf: Mapping[str, Any], found: Found) 
                 f"the run's configuration has an unknown key '{key}'; {did_you_mean(key, known)}"
             )
     steps = list(found.recipe.steps)
-    again = [name.strip() for name in str(params["refresh"]).split(",") if name.strip()]
+    again = [name.strip() for name in str(params["refresh"] or "").split(",") if name.strip()]
     for name in again:
         if name not in steps:
             raise ConfigInvalid(f"cannot run step '{name}' again; {did_you_mean(name, steps)}")
     chosen = overrides_from_form(params, found.fields)
-    written = parse_overrides_text(str(params["overrides"]))
+    written = parse_overrides_text(str(params["overrides"] or ""))
     for key in written:
         if key in chosen:
             raise ConfigInvalid(f"'{key}' is set twice, by its field and by the text; leave one of them out")

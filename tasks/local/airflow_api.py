@@ -54,6 +54,12 @@ class AirflowApi:
         found = self._ask("GET", f"/api/v2/dags/{dag_id}/dagRuns", params=params)
         return [str(run["dag_run_id"]) for run in found["dag_runs"]]
 
+    def last_success(self, dag_id: str) -> str | None:
+        """Id of the newest successful run, or None."""
+        params = {"state": "success", "order_by": "-id", "limit": 1}
+        found = self._ask("GET", f"/api/v2/dags/{dag_id}/dagRuns", params=params)["dag_runs"]
+        return str(found[0]["dag_run_id"]) if found else None
+
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
         """A run; `state` is queued, running, success or failed."""
         return self._ask("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")

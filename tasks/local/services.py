@@ -27,8 +27,8 @@ from tasks.local.places import HOST, ROOT, Places, choose, environment, login
 from tasks.recipe.failures import Infrastructure
 from tasks.runner.settings import Settings
 
-READY_SECONDS = 180.0
-"""How long the services may take; a cold disk needs a minute."""
+READY_SECONDS = 300.0
+"""How long the services may take: half a minute on two free cores, minutes where the machine is busy."""
 
 STOP_SECONDS = 15.0
 TAIL_LINES = 25

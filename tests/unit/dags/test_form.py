@@ -93,5 +93,5 @@ def test_fields_carry_type_limits_and_description(found: Found) -> None:
 
 def test_every_field_is_a_flat_scalar_with_a_valid_default(found: Found) -> None:
     for name, field in form(found).items():
-        assert field.schema["type"] in ("string", "number", "integer", "boolean"), name
+        assert field.schema["type"] in (["null", "string"], "string", "number", "integer", "boolean"), name
         field.resolve()  # a scheduled DAG with an invalid default would not load at all

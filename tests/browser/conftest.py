@@ -1,0 +1,74 @@
+"""The real services on a home of their own, and a browser of which one is logged in."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, sync_playwright
+
+from tasks.local import services
+from tasks.local.airflow_api import AirflowApi
+from tasks.local.places import Places, login
+from tasks.runner.settings import settings
+
+ROOT = Path(__file__).resolve().parents[2]
+FAKE = ROOT / "tests" / "integration" / "fake_perennial.py"
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
+
+
+@dataclass
+class Desk:
+    """Airflow as it was started: its places, its API, and the store with the calls of the stand-in."""
+
+    places: Places
+    api: AirflowApi
+    store: Path
+
+    def calls(self, command: str) -> list[dict[str, Any]]:
+        """The calls of one command so far."""
+        lines = (self.store / "calls.jsonl").read_text().splitlines()
+        return [call for call in map(json.loads, lines) if call["command"] == command]
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    """MLflow and Airflow on free ports, with a stand-in for the steps' work."""
+    folder = tmp_path_factory.mktemp("browser")
+    (folder / "recipes").mkdir()
+    shutil.copy(ROOT / "tests" / "recipes" / "tiny.yaml", folder / "recipes")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PERENNIAL_HOME", str(folder / "home"))
+        patch.setenv("PERENNIAL_STORE", f"file://{folder}/store")
+        patch.setenv("PERENNIAL_RECIPES", str(folder / "recipes"))
+        patch.setenv("PERENNIAL_COMMAND", f"{sys.executable} {FAKE}")
+        places, _ = services.start(settings())
+        try:
+            yield Desk(places, AirflowApi(places.airflow, *login(places.home)), folder / "store")
+        finally:
+            services.stop(places.home)
+
+
+@pytest.fixture(scope="module")
+def page(desk: Desk) -> Iterator[Page]:
+    """A page of Chromium, logged in as the user `up` prints."""
+    assert CHROMIUM, "the browser tests need Chromium: apt-get install chromium"
+    user, password = login(desk.places.home)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.set_default_timeout(60_000)
+        page.goto(f"{desk.places.airflow}/auth/login")
+        page.fill("input[name=username]", user)
+        page.fill("input[name=password]", password)
+        page.click("button[type=submit]")
+        page.get_by_role("link", name="Dags").first.wait_for()
+        yield page
+        browser.close()
