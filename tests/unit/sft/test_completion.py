@@ -77,6 +77,7 @@ def test_the_answers_are_learnt_and_the_masks_reported(make_context, tiny_model_
     assert not list(context.output("model").glob("adapter*"))
 
 
+@pytest.mark.slow
 def test_a_stopped_training_goes_on_to_the_same_weights(make_context, tiny_model_dir, chats, tmp_path):
     straight, _ = run(make_context, tiny_model_dir, chats, tmp_path / "straight", lora_rank=2)
     context = make_context(
