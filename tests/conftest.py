@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tasks.stage import Input
+from tasks.stage import Checkpoints, Input
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -69,7 +69,7 @@ class FakeContext:
         self.work.mkdir(parents=True, exist_ok=True)
         self.cache.mkdir(parents=True, exist_ok=True)
         self.inputs: Mapping[str, list[Input]] = {port: list(given) for port, given in inputs.items()}
-        self.checkpoints = LocalCheckpoints(directory / "checkpoints")
+        self.checkpoints: Checkpoints = LocalCheckpoints(directory / "checkpoints")
         self.points: list[tuple[str, float, int]] = []
         self.said: list[tuple[float, str]] = []
         self.stop_after: int | None = None

@@ -12,12 +12,11 @@ from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from conftest import FakeContext, LocalCheckpoints, as_input  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 from tasks.pretrain.methods import continue_  # noqa: E402
 from tasks.recipe.failures import PerennialError  # noqa: E402
+from tests.conftest import FakeContext, LocalCheckpoints, as_input  # noqa: E402
 
 
 def die() -> None:

@@ -1,5 +1,8 @@
 import json
+from collections.abc import Mapping
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +35,7 @@ NEWS = [f"the function number {n} returns a list of names" for n in range(30)]
 GENERAL = [f"every key {n} of the mapping is a string or an object" for n in range(60)]
 
 
-def texts_of(directory, model_dir):
+def texts_of(directory: Path, model_dir: Path) -> list[str]:
     """Every piece of the artefact as text."""
     tokenizer = load_tokenizer(model_dir)
     samples = PackedSamples(directory)
@@ -105,7 +108,10 @@ def test_broken_rows_are_named_by_line(raw, what, make_context, inputs):
 
 def test_the_estimate_is_near_what_comes_out(make_context, inputs):
     characters = sum(map(len, NEWS))
-    facts = {"documents": [{"characters": characters}], "model": [{"vocab_size": 300}]}
+    facts: dict[str, list[Mapping[str, Any]]] = {
+        "documents": [{"characters": characters}],
+        "model": [{"vocab_size": 300}],
+    }
     guessed = estimate(PackOptions(sequence_length=64, replay=0.25), facts).meta["tokens"]
     assert guessed["tokens"] == pytest.approx(characters / 3.2 / 0.75, rel=0.01)
     assert guessed["sequences"] == -(-guessed["tokens"] // 64)

@@ -29,7 +29,7 @@ def test_a_small_corpus_is_gone_through_whole_before_it_repeats():
 
 
 def test_the_seed_decides():
-    def starts(seed):
+    def starts(seed: int) -> list[int]:
         return [int(document[0]) for document in draw(OLD, 100, seed)]
 
     assert starts(3) == starts(3)

@@ -1,3 +1,6 @@
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -17,7 +20,10 @@ def tokens(tiny_model_dir, tmp_path):
         directory.mkdir()
         draw = np.random.default_rng(0)
         rows = [[draw.integers(6, 40, 20), draw.integers(6, 40, 12)] for _ in range(16)]
-        facts = {"tokenizer": tokenizer or tokenizer_digest(tiny_model_dir), "replay_share": 0.0}
+        facts = {
+            "tokenizer": tokenizer or tokenizer_digest(tiny_model_dir),
+            "replay_share": 0.0,
+        }
         write_packed(directory, rows, sequence_length=sequence_length, vocab_size=300, pad=2, facts=facts)
         return directory
 
@@ -56,7 +62,7 @@ def test_the_estimate_counts_the_steps_that_are_made(tokens, tiny_model_dir, mak
     options = ContinueOptions(**OPTIONS, epochs=1.5)
     context = make_context({"model": ("model", tiny_model_dir), "data": ("tokens", tokens())})
     result = run(context, options)
-    facts = {
+    facts: dict[str, list[Mapping[str, Any]]] = {
         "model": [model_meta(tiny_model_dir)],
         "data": [{"sequences": 16, "tokens": 16 * 32, "sequence_length": 32}],
     }

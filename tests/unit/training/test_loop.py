@@ -1,13 +1,17 @@
 import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, Diverged, Infrastructure, OutOfMemory, Preempted
-from tasks.training.interface import NOT_SUPERVISED, Objective
+from tasks.training.interface import NOT_SUPERVISED, Batch, Objective, Samples, TrainResult
 from tasks.training.loop import TrainOptions, train
 from tasks.training.models import load_model
 from tasks.training.objectives.causal_lm import CAUSAL_LM
+from tasks.training.order import indices_at
 
 OPTIONS = {"lr": 1e-3, "warmup": 0.1, "threads": 1, "epochs": 1.0}
 
@@ -17,10 +21,10 @@ class RandomRows:
 
     tokens = 32 * 16
 
-    def __len__(self):
+    def __len__(self) -> int:
         return 32
 
-    def batch(self, indices):
+    def batch(self, indices: Sequence[int]) -> Batch:
         rows = [torch.randint(6, 300, (16,), generator=torch.Generator().manual_seed(i)) for i in indices]
         ids_BT = torch.stack(rows)
         labels_BT = ids_BT.clone()
@@ -30,7 +34,14 @@ class RandomRows:
         return {"input_ids_BT": ids_BT, "position_ids_BT": positions_BT, "labels_BT": labels_BT}
 
 
-def run(context, model_dir, objective=CAUSAL_LM, samples=None, check=None, **options):
+def run(
+    context: Any,
+    model_dir: Path,
+    objective: Objective = CAUSAL_LM,
+    samples: Samples | None = None,
+    check: Callable[[torch.nn.Module, Batch], None] | None = None,
+    **options: Any,
+) -> tuple[TrainResult, torch.Tensor]:
     model, _ = load_model(model_dir)
     result = train(
         context,
@@ -44,7 +55,7 @@ def run(context, model_dir, objective=CAUSAL_LM, samples=None, check=None, **opt
     return result, torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 
 
-def rows_of(context):
+def rows_of(context: Any) -> list[dict[str, float]]:
     return [json.loads(row) for row in (context.output("log") / "training.jsonl").read_text().splitlines()]
 
 
@@ -65,10 +76,9 @@ def test_a_step_is_adamw_on_the_mean_over_supervised_tokens(make_context, tiny_m
         make_context(), tiny_model_dir, batch_size=16, max_steps=1, warmup=0.0, schedule="constant", clip=0.0
     )
     model, _ = load_model(tiny_model_dir)
-    from tasks.training.order import indices_at
-
     batch = RandomRows().batch(indices_at(0, 32, 0, 16).tolist())
-    (CAUSAL_LM.loss(model, batch)[0] / CAUSAL_LM.weight(batch)).backward()
+    mean = CAUSAL_LM.loss(model, batch)[0] / CAUSAL_LM.weight(batch)
+    torch.autograd.backward(mean)
     groups = [
         {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.1},
         {"params": [p for p in model.parameters() if p.ndim == 1], "weight_decay": 0.0},
@@ -106,7 +116,7 @@ def test_preempted_then_resumed_equals_straight(make_context, tiny_model_dir, tm
     _, resumed = run(context, tiny_model_dir, batch_size=4)
     assert torch.equal(resumed, expected)
     assert rows_of(context) == rows_of(straight)
-    assert "resumed at step 3" in context.said[1][1] or any("resumed" in said for _, said in context.said)
+    assert "resumed at step 3" in [said for _, said in context.said]
 
 
 def test_another_geometry_is_refused_on_resume(make_context, tiny_model_dir):
@@ -125,8 +135,8 @@ def test_lost_checkpoints_are_not_hidden_by_starting_over(make_context, tiny_mod
     assert run(context, tiny_model_dir)[0].samples == 32
 
 
-def _scaled(factor):
-    def loss(model, batch):
+def _scaled(factor: float) -> Objective:
+    def loss(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         total, figures = CAUSAL_LM.loss(model, batch)
         return total * factor, figures
 
@@ -148,7 +158,7 @@ def test_less_data_than_one_step_is_refused(make_context, tiny_model_dir):
 
 def test_a_step_without_supervision_is_refused(make_context, tiny_model_dir):
     class Nothing(RandomRows):
-        def batch(self, indices):
+        def batch(self, indices: Sequence[int]) -> Batch:
             batch = super().batch(indices)
             batch["labels_BT"][:] = NOT_SUPERVISED
             return batch

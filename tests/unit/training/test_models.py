@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -59,7 +60,7 @@ def test_a_model_that_does_not_read_back_is_refused(tiny_model_dir, tmp_path, mo
         save_model(model, tokenizer, tmp_path / "broken")
 
 
-def _copy(source, target):
+def _copy(source: Path, target: Path) -> Path:
     shutil.copytree(source, target)
     return target
 

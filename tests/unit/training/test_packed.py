@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -64,17 +65,9 @@ def test_the_first_batch_check_passes_isolation_and_refuses_a_leak(tokens, tiny_
     with torch.no_grad():
         check_isolation(model, batch)
 
-        def leaking(input_ids, position_ids, use_cache):
-            return model(
-                input_ids=input_ids,
-                position_ids=position_ids,
-                attention_mask=torch.ones_like(input_ids),
-                use_cache=use_cache,
-            )
-
         class Leaking(torch.nn.Module):
-            def forward(self, **inputs):
-                return leaking(**inputs)
+            def forward(self, **inputs: torch.Tensor) -> Any:
+                return model(attention_mask=torch.ones_like(inputs["input_ids"]), **inputs)
 
         with pytest.raises(ConfigInvalid, match="see each other"):
             check_isolation(Leaking(), batch)
