@@ -13,7 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, ViewportSize, sync_playwright
 
 from tasks.local import services
 from tasks.local.airflow_api import AirflowApi
@@ -21,7 +21,7 @@ from tasks.local.places import Places, login
 from tasks.runner.settings import settings
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
-WIDE = {"width": 1600, "height": 1000}
+SIZE: ViewportSize = {"width": 1800, "height": 620}
 SETTLE_MS = 3000
 """Milliseconds for a page's drawing to come to rest after it has its data."""
 
@@ -46,7 +46,7 @@ def main() -> int:
             return 2
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-            page = browser.new_page(viewport=WIDE)
+            page = browser.new_page(viewport=SIZE, device_scale_factor=1.5)
             page.set_default_timeout(60_000)
             airflow_run(page, places, dag, run)
             page.screenshot(path=options.to / "airflow-run.png")
@@ -72,6 +72,7 @@ def airflow_run(page: Page, places: Places, dag: str, run: str) -> None:
     page.goto(f"{places.airflow}/dags/{dag}/runs/{run}")
     page.get_by_label("Show Graph (Press g)").click()
     page.locator(".react-flow__node").first.wait_for()
+    page.get_by_label("Collapse Details Panel").click()
     page.wait_for_timeout(SETTLE_MS)
     page.locator(".react-flow__controls-fitview").click()
     page.wait_for_timeout(SETTLE_MS)
@@ -81,6 +82,9 @@ def mlflow_model(page: Page, places: Places, model: str) -> None:
     """Open the page of a registered model in MLflow."""
     page.goto(f"{places.mlflow}/#/models/{model}")
     page.get_by_text("champion").first.wait_for()
+    assistant = page.get_by_text("MLflow Assistant")
+    if assistant.is_visible():  # an advertisement that covers a quarter of the page
+        assistant.locator("xpath=ancestor::*[count(.//button)>=3][1]").get_by_role("button").nth(2).click()
     page.wait_for_timeout(SETTLE_MS)
 
 

@@ -45,7 +45,7 @@ def question(subject: str, body: str) -> HITLOperator:
         body=body,
         options=[APPROVE, REJECT],
         defaults=REJECT,
-        retries=2,  # the summary may fail to load; a question that was asked is not asked again
+        retries=2,  # the summary may fail to load; an answer given within a moment may get lost (demo.py)
         response_timeout=timedelta(hours=hours),
         params={
             "reason": Param(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import Desk
+from tasks.local.demo import READING_SECONDS
+
+if TYPE_CHECKING:
+    from tests.browser.conftest import Desk
 
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
 
@@ -60,6 +63,7 @@ def awaits(desk: Desk, dag: str, run: str) -> None:
 def decide(desk: Desk, page: Page, dag: str, run: str, option: str, reason: str) -> None:
     awaits(desk, dag, run)
     page.goto(f"{desk.places.airflow}/dags/{dag}/runs/{run}/tasks/approve/required_actions")
+    page.wait_for_timeout(1000 * READING_SECONDS)
     page.locator("#element_reason").fill(reason)
     page.get_by_test_id(f"hitl-option-{option}").click()
 
