@@ -32,8 +32,8 @@ RECIPE = ROOT / "recipes" / "pydocs.yaml"
 PARSE_SECONDS = 120.0
 LOOK_SECONDS = 0.5
 READING_SECONDS = 5.0
-"""Before an answer, as a person would take. Where it comes before Airflow's scheduler has seen the asking process
-end, the scheduler takes the answered task for a killed one (Airflow 3.3.2), and the question is asked again."""
+"""Before an answer, as a person would take. A task that is answered before the scheduler has seen its asking
+process end counts as killed in Airflow 3.3.2, and asks again."""
 
 TAIL_LINES = 30
 ENDED = ("success", "failed")

@@ -30,6 +30,9 @@ from tasks.runner.settings import Settings
 READY_SECONDS = 300.0
 """How long the services may take: half a minute on two free cores, minutes where the machine is busy."""
 
+ANSWER_SECONDS = 10.0
+"""For one health check: on a busy machine the first answer of a server takes seconds."""
+
 STOP_SECONDS = 15.0
 TAIL_LINES = 25
 GPU_POOL_SLOTS = 1
@@ -227,14 +230,14 @@ def _wait(
 
 def _answers(url: str) -> bool:
     try:
-        return requests.get(url, timeout=2).ok
+        return requests.get(url, timeout=ANSWER_SECONDS).ok
     except requests.RequestException:
         return False
 
 
 def _processor_healthy(places: Places) -> bool:
     try:
-        health = requests.get(f"{places.airflow}/api/v2/monitor/health", timeout=2).json()
+        health = requests.get(f"{places.airflow}/api/v2/monitor/health", timeout=ANSWER_SECONDS).json()
     except (requests.RequestException, ValueError):
         return False
     return bool(health.get("dag_processor", {}).get("status") == "healthy")
