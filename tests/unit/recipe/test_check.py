@@ -33,8 +33,9 @@ def test_a_right_recipe(small, catalogue):
     assert checked.recipe.steps["tuned"].options == {"lr": 2e-4}
 
 
-def test_the_shipped_recipe_with_the_catalogue_for_tests(catalogue):
-    assert format_problems(check(ROOT / "recipes" / "pydocs.yaml", catalogue).problems) == ""
+@pytest.mark.parametrize("path", ["recipes/pydocs.yaml", "tests/recipes/tiny.yaml"])
+def test_the_shipped_recipes_are_right(path):
+    assert format_problems(check(ROOT / path, Catalogue.load()).problems) == ""
 
 
 def test_data_kinds_are_kinds():

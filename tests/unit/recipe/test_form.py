@@ -3,6 +3,7 @@ import json
 import pytest
 from jsonschema import Draft202012Validator
 
+from tasks.recipe.catalogue import Catalogue
 from tasks.recipe.check import check
 from tasks.recipe.form import form_fields, overrides_from_form
 
@@ -52,9 +53,10 @@ def test_only_what_differs_is_an_override(fields):
     assert overrides_from_form({}, fields) == {}
 
 
-def test_the_shipped_form(catalogue):
+def test_the_shipped_form():
     from tests.unit.recipe.conftest import ROOT
 
+    catalogue = Catalogue.load()
     recipe = check(ROOT / "recipes" / "pydocs.yaml", catalogue).recipe
     assert recipe is not None
     assert [field["name"] for field in form_fields(recipe, catalogue)] == recipe.form
