@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -62,10 +63,22 @@ def set_learning_rate(engine: Any, lr: float) -> None:
         group["lr"] = lr
 
 
-def gradient_norm(engine: Any) -> float | None:
-    """The norm of the last step's gradient before clipping, where the engine computed it."""
-    norm = engine.get_global_grad_norm()
-    return None if norm is None else float(norm)
+def take_step(engine: Any) -> float:
+    """Updates the weights, unless the gradient is not finite; returns its norm before clipping.
+
+    The partitioned and the bf16 optimisers compute the norm and skip such an update themselves; the plain one
+    of ZeRO 0 in fp32 does neither, and would write NaN into every weight.
+    """
+    if engine.zero_optimization_stage() == 0 and not engine.bfloat16_enabled():
+        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        if math.isfinite(norm):
+            engine.step()
+        return norm
+    engine.step()
+    found = engine.get_global_grad_norm()
+    # Where DeepSpeed keeps no norm for a step, it has skipped it.
+    return math.inf if found is None else float(found)
 
 
 def release(engine: Any, model: torch.nn.Module) -> None:

@@ -15,7 +15,7 @@ from tasks.recipe.failures import DataInvalid, Diverged, OutOfMemory, Preempted
 from tasks.stage import StepContext
 from tasks.training import checkpoint, order
 from tasks.training.checkpoint import Geometry, State
-from tasks.training.engine import gradient_norm, release, set_learning_rate, start_engine
+from tasks.training.engine import release, set_learning_rate, start_engine, take_step
 from tasks.training.interface import Batch, Objective, Samples, TrainResult
 from tasks.training.log import TrainingLog, line
 from tasks.training.options import TrainOptions
@@ -56,7 +56,7 @@ def train(
     Raises:
         ConfigInvalid: The data is smaller than one optimiser step, or no parameter is trainable.
         Infrastructure: Progress was recorded but no complete checkpoint is left, and not `context.fresh`.
-        Diverged: The loss is NaN, infinite or exactly 0.
+        Diverged: The loss is NaN, infinite or exactly 0, or the gradient is not finite.
         OutOfMemory: The device's memory is not enough.
         Preempted: SIGTERM came; a checkpoint was written.
     """
@@ -151,8 +151,7 @@ def _run(
         if state.steps % every == 0 or last:
             now = time.monotonic()
             for name in ("loss", "lr", "gradient_norm"):
-                if name in row:
-                    context.metric(name, row[name], state.steps)
+                context.metric(name, row[name], state.steps)
             speed = (state.tokens - window_tokens) / max(now - window_start, 1e-9)
             context.metric("tokens_per_second", speed, state.steps)
             window_start, window_tokens = now, state.tokens
@@ -205,20 +204,18 @@ def _step(
         engine.backward(loss * ((process.world_size if real else 0) / units), scale_wrt_gas=False)
         for name, value in {"loss": loss, **figures}.items():
             sums[name] = sums.get(name, 0.0) + (float(value.detach()) if real else 0.0)
-        if micro == len(batches) - 1:
-            _check_loss(context, sums, number, process)
-        engine.step()
+        if micro < len(batches) - 1:
+            engine.step()
+    _check_loss(context, sums, number, process)
+    norm = take_step(engine)
+    if not math.isfinite(norm):
+        raise _diverged(context, number, f"the gradient's norm is {norm}")
     names = sorted(sums)
     means = {
         name: value / units
         for name, value in zip(names, _sum([sums[n] for n in names], process), strict=True)
     }
-    row = {"loss": means.pop("loss"), "lr": lr}
-    norm = gradient_norm(engine)
-    if norm is not None:
-        if not math.isfinite(norm):
-            raise _diverged(context, number, f"the gradient's norm is {norm}")
-        row["gradient_norm"] = norm
+    row = {"loss": means.pop("loss"), "lr": lr, "gradient_norm": norm}
     return {**row, **means}, int(tokens)
 
 

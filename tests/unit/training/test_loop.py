@@ -151,6 +151,21 @@ def test_a_loss_that_cannot_be_right_stops_before_the_weights(factor, what, make
         run(make_context(), tiny_model_dir, objective=_scaled(factor))
 
 
+@pytest.mark.parametrize("zero_stage", [0, 2])
+def test_a_gradient_that_is_not_finite_stops_before_the_weights(zero_stage, make_context, tiny_model_dir):
+    def loss(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        total, figures = CAUSAL_LM.loss(model, batch)
+        return total + torch.sqrt(total - total.detach()), figures  # finite, with an infinite slope
+
+    with pytest.raises(Diverged, match="gradient's norm is (nan|inf) at optimiser step 1"):
+        run(
+            make_context(),
+            tiny_model_dir,
+            objective=Objective("cliff", loss, CAUSAL_LM.weight),
+            zero_stage=zero_stage,
+        )
+
+
 def test_less_data_than_one_step_is_refused(make_context, tiny_model_dir):
     with pytest.raises(ConfigInvalid, match="has 32 samples"):
         run(make_context(), tiny_model_dir, batch_size=33)
