@@ -97,7 +97,7 @@ class Checkpoints(Protocol):
     """Where a method keeps its checkpoints; complete ones survive the process and the machine."""
 
     def save(self, directory: Path, position: int) -> None:
-        """Publish a complete checkpoint directory at `position` (samples done); atomic, pruned to the newest two."""
+        """Publish a complete checkpoint at `position` (samples done); atomic, pruned to the newest two."""
 
     def newest(self) -> tuple[Path, int] | None:
         """A verified local copy of the newest complete checkpoint and its position, or None."""

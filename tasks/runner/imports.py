@@ -30,8 +30,8 @@ def import_model(uri: str, store: Store, settings: Settings) -> Pinned:
         version = registry.resolve(uri, settings.tracking)
         if not version.digest:
             raise ConfigInvalid(
-                f"{uri}: version {version.version} was not registered by Perennial, so nothing proves what it "
-                f"holds; refer to its weights by file:// or s3:// instead"
+                f"{uri}: version {version.version} was not registered by Perennial, so nothing proves what "
+                f"it holds; refer to its weights by file:// or s3:// instead"
             )
         manifest = load_manifest(store, version.digest)
         return Pinned(digest=version.digest, kind=manifest.kind, meta=dict(manifest.meta))

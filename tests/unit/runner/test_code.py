@@ -68,5 +68,5 @@ def test_comments_and_formatting_do_not_count(tree: Path) -> None:
 
 
 def test_versions_leave_out_the_build_tag(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(code.importlib.metadata, "version", lambda name: "2.13.0+cpu")
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "2.13.0+cpu")
     assert code.code_of("merge", "linear")["versions"] == {"torch": "2.13.0", "safetensors": "2.13.0"}

@@ -164,9 +164,12 @@ def test_a_log_that_fails_keeps_the_result_for_a_retry(
         step.run_step(plan, "first", attempt(settings, store))
     assert store.stat("runs/one/steps/first.json") is None
     sent: list[Any] = []
-    monkeypatch.setattr(
-        logbook, "log_step", lambda p, r, points, *rest: sent.extend(points) or working(p, r, points, *rest)
-    )
+
+    def back(plan: Plan, record: StepRecord, points: Any, *rest: Any) -> str:
+        sent.extend(points)
+        return working(plan, record, points, *rest)
+
+    monkeypatch.setattr(logbook, "log_step", back)
     record = step.run_step(plan, "first", attempt(settings, store))
     assert CALLS == ["first"]
     assert record.cached is False
