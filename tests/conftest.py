@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,17 @@ def new_context(
         for port, value in (inputs or {}).items()
     }
     return FakeContext(directory, given, **more)
+
+
+LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture(autouse=True)
+def no_launcher_for_children() -> Iterator[None]:
+    """A training in this process names itself and its port in the environment; children must not take them."""
+    yield
+    for name in LAUNCHER:
+        os.environ.pop(name, None)
 
 
 @pytest.fixture
