@@ -118,7 +118,7 @@ LAUNCHER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR
 
 @pytest.fixture(autouse=True)
 def no_launcher_for_children() -> Iterator[None]:
-    """A training in this process names itself and its port in the environment; children must not take them."""
+    """A training in this process leaves its rank and port in the environment; children must not take them."""
     yield
     for name in LAUNCHER:
         os.environ.pop(name, None)

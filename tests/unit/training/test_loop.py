@@ -157,7 +157,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights(zero_stage, make
         total, figures = CAUSAL_LM.loss(model, batch)
         return total + torch.sqrt(total - total.detach()), figures  # finite, with an infinite slope
 
-    with pytest.raises(Diverged, match="gradient's norm is (nan|inf) at optimiser step 1"):
+    with pytest.raises(Diverged, match=r"gradient's norm is (nan|inf) at optimiser step 1"):
         run(
             make_context(),
             tiny_model_dir,
