@@ -100,6 +100,7 @@ class ProcessOperator(BaseOperator):
             stdin=subprocess.PIPE,  # closes when this process ends, however it ends
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            start_new_session=True,  # it must see the command to its end when the worker's group is killed
         ) as self._guard:
             assert self._guard.stdout is not None
             for line in self._guard.stdout:

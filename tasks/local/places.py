@@ -130,6 +130,8 @@ def environment(places: Places) -> dict[str, str]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_TRACKING_URI": places.mlflow,
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
+        # A laptop's checkpoint takes a second, and `make down` should leave nothing behind for long.
+        "PERENNIAL_GRACE_SECONDS": os.environ.get("PERENNIAL_GRACE_SECONDS", "30"),
         "PERENNIAL_HOME": str(places.home),
         "PERENNIAL_STORE": places.store,
         "PYTHONPATH": os.pathsep.join(paths),
