@@ -1,6 +1,6 @@
 """Takes the README's screenshots from the real thing: the last promoted run and its model.
 
-    python docs/screenshots.py [--recipe pydocs] [--to docs/images]
+    python docs/screenshots.py [--recipe pydocs] [--run ID] [--to docs/images]
 
 Run `make demo` first. Starts Airflow and MLflow where they are not up, opens them in headless Chromium, and
 stops them again.
@@ -31,6 +31,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", default="pydocs")
     parser.add_argument("--to", type=Path, default=Path(__file__).parent / "images")
+    parser.add_argument("--run", help="Airflow's id of the run to show (default: the last successful one)")
     options = parser.parse_args()
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
@@ -40,7 +41,7 @@ def main() -> int:
     places, started = services.start(settings())
     try:
         dag = f"train__{options.recipe}"
-        run = AirflowApi(places.airflow, *login(places.home)).last_success(dag)
+        run = options.run or AirflowApi(places.airflow, *login(places.home)).last_success(dag)
         if run is None:
             print(f"{dag} has no successful run yet: `make demo` makes one", file=sys.stderr)
             return 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import threading
 from collections.abc import Iterable, Iterator
@@ -80,6 +81,8 @@ def log_failure(plan: Plan, step: PlannedStep, failure: Failure, message: str, s
 @contextlib.contextmanager
 def live(plan: Plan, step: PlannedStep, fingerprint: str, work: Path, store: Store) -> Iterator[None]:
     """Send the curves of a running step every few seconds; an unreachable server only delays them."""
+    # Before the thread starts: two threads that import MLflow and what it imports see half of each other's.
+    importlib.import_module("mlflow")
     done = threading.Event()
 
     def send() -> None:
