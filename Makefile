@@ -11,14 +11,15 @@ demo: $(INSTALLED)  ## Run the main job end to end and promote its model
 	$(BIN)/perennial demo
 
 test: $(INSTALLED)  ## The whole suite, fast tests first
-	$(BIN)/python -m pytest tests -m "not slow and not browser" -n 2
-	$(BIN)/python -m pytest tests -m "slow or browser" --durations 15
+	$(BIN)/python -m pytest tests -m "not slow and not browser" -n 2 --dist loadfile
+	$(BIN)/python -m pytest tests -m "slow and not browser" -n 2 --dist loadfile --durations 15
+	$(BIN)/python -m pytest tests -m browser
 
 check: $(INSTALLED)  ## Lint, types and the fast tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest tests/unit -q -m "not slow and not browser" -n 2
+	$(BIN)/python -m pytest tests/unit -q -m "not slow and not browser" -n 2 --dist loadfile
 
 up: $(INSTALLED)  ## Start MLflow and Airflow and leave them up
 	$(BIN)/perennial up
