@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from tasks.stage import Estimate
-from tasks.training.options import ADAPTERS, TrainOptions
+from tasks.training.options import BESIDE, TrainOptions
 
 PROCESS_BYTES = 700 * 2**20
 """A process with torch, transformers and DeepSpeed imported, before it loads anything (on the CPU)."""
@@ -71,7 +71,7 @@ def memory_parts(
         return size // processes if options.zero_stage >= stage else size
 
     # The divergence keeps the start model; the distance to it, Mixout and EMA each keep fp32 weights.
-    frozen_copy = width * parameters if options.kl_weight and options.trainable not in ADAPTERS else 0
+    frozen_copy = width * parameters if options.kl_weight and options.trainable not in BESIDE else 0
     kept = sum(1 for value in (options.l2_start, options.mixout, options.ema) if value)
     whole_layers = layers
     checkpointed = 0
@@ -103,8 +103,8 @@ def training_memory(options: TrainOptions, model: Mapping[str, Any], sequence_le
     """
     if not all(model.get(name) for name in ("parameters", "hidden", "layers", "vocab_size")):
         return None
-    # What an adapter trains is small beside what it leaves alone.
-    trained = 0 if options.trainable in ADAPTERS else model["parameters"]
+    # What an adapter or a soft prompt trains is small beside what it leaves alone.
+    trained = 0 if options.trainable in BESIDE else model["parameters"]
     return memory_parts(
         options,
         parameters=model["parameters"],
@@ -142,7 +142,7 @@ def training_estimate(
         seen = None if tokens is None else round(tokens * options.epochs * share)
     disk = None
     if model.get("parameters"):
-        trained = 0 if options.trainable in ADAPTERS else model["parameters"]
+        trained = 0 if options.trainable in BESIDE else model["parameters"]
         kept = options.keep_checkpoints + 1 + int(options.keep_best)  # one more is being written
         disk = checkpoint_bytes(options, trained) * kept + 4 * model["parameters"]
     return Estimate(

@@ -35,6 +35,7 @@ from tasks.training.trainable.adapter import (
     subtract_adapter,
 )
 from tasks.training.trainable.eva import start_eva
+from tasks.training.trainable.soft_prompt import SoftPrompt, merge_soft_prompt
 from tasks.training.trainable.weights import WEIGHTS, freeze
 
 ADAPTERS: Mapping[str, Callable[[TrainOptions, int, int], PeftConfig]] = {
@@ -80,7 +81,7 @@ def fit(
         context: The step's context.
         start: The directory `model` was loaded from. An adapter is merged into the weights as they came,
             whatever the training's precision.
-        model: The start model; used up.
+        model: The start model, with its soft prompt where one is trained; used up.
         samples: The training set.
         objective: What to minimise.
         options: Options of the loop.
@@ -124,6 +125,11 @@ def fit(
         model.requires_grad_(True)
         return model, done
 
+    row_BT = flat_rows(samples.batch([0]))["input_ids_BT"][:1]
+    if isinstance(model.get_input_embeddings(), SoftPrompt):
+        done = run(model, [])
+        return merge_soft_prompt(model, load_model(start)[0], row_BT), done
+
     adapted = add_adapter(model, _config(options, samples, context.seed), context.seed)
     if options.trainable == "eva":
         start_eva(adapted, samples, options.batch_size, context.seed)
@@ -134,7 +140,7 @@ def fit(
     del adapted, model
     merging = _untouched(start, config, context.seed, first)
     load_adapter(merging, weights)
-    return merge_adapter(merging, flat_rows(samples.batch([0]))["input_ids_BT"][:1]), done
+    return merge_adapter(merging, row_BT), done
 
 
 def _config(options: TrainOptions, samples: Samples, seed: int) -> PeftConfig:

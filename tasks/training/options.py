@@ -15,6 +15,7 @@ ALL_LINEAR = "all-linear"
 Trainable = Literal[
     "full", "half", "layernorm",
     "lora", "rslora", "dora", "pissa", "eva", "adalora", "loha", "lokr", "vera", "ia3",
+    "prompt", "p_tuning",
 ]  # fmt: skip
 
 _LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lora_targets", "lora_plus")
@@ -33,8 +34,11 @@ ADAPTERS: Mapping[str, tuple[str, ...]] = {
 }
 """Adapter -> the options that shape it."""
 
-SOFT_PROMPTS = ("prefix", "prompt", "p-tuning", "p_tuning")
-"""Methods of peft that are refused by name."""
+SOFT_PROMPTS = ("prompt", "p_tuning")
+"""Vectors before every conversation; only fine-tuning has them."""
+
+BESIDE = (*ADAPTERS, *SOFT_PROMPTS)
+"""What is trained beside a model whose own weights stay."""
 
 
 class TrainOptions(Options):
@@ -254,12 +258,13 @@ class TrainOptions(Options):
     )
     trainable: Trainable = Field(
         "full",
-        description="What changes: all weights, half of each block (drawn by seed), the norms, or an adapter "
-        "that is merged into the weights at the end.",
+        description="What changes: all weights, half of each block (drawn by seed), the norms, an adapter "
+        "that is merged into the weights at the end, or a soft prompt (only in fine-tuning).",
         json_schema_extra={
             "source": "half: arXiv 2404.18466; layernorm: arXiv 2312.11420; lora: arXiv 2106.09685; rslora: "
             "2312.03732; dora: 2402.09353; pissa: 2404.02948; eva: 2410.07170; adalora: 2303.10512; loha: "
-            "2108.06098; lokr: 2309.14859; vera: 2310.11454; ia3: 2205.05638"
+            "2108.06098; lokr: 2309.14859; vera: 2310.11454; ia3: 2205.05638; prompt: 2104.08691; p_tuning: "
+            "2103.10385"
         },
     )
     frozen: list[str] = Field(
@@ -296,11 +301,16 @@ class TrainOptions(Options):
 
     @field_validator("trainable", mode="before")
     @classmethod
-    def _can_be_merged(cls, value: object) -> object:
-        if value in SOFT_PROMPTS:
+    def _gives_a_whole_model(cls, value: object) -> object:
+        if value in ("prefix", "prefix_tuning"):
             raise ValueError(
-                f"{value} trains vectors that stand before the input, which cannot be merged into weights, "
-                "and a training gives a whole model; use lora, or ia3 or vera for fewer parameters"
+                f"{value} trains keys and values of every layer, which no whole model can hold; use prompt "
+                "or p_tuning, which train vectors before the input, or ia3 or vera"
+            )
+        if value in SOFT_PROMPTS and "prompt_tokens" not in cls.model_fields:
+            raise ValueError(
+                f"{value} trains what a chat template writes first, so it is for fine-tuning; use lora, or "
+                "ia3 or vera for fewer parameters"
             )
         return value
 
@@ -313,7 +323,7 @@ class TrainOptions(Options):
 
     def _conditions(self) -> list[tuple[str, bool, str]]:
         """Option, whether it has an effect (or can work) beside the others, and what to do where not."""
-        adapter = self.trainable in ADAPTERS
+        adapter = self.trainable in BESIDE
         whole = self.zero_stage < 3
         partitioned = (
             "needs whole parameters in every process, which ZeRO 3 does not have; use zero_stage 0 to 2"
@@ -344,6 +354,11 @@ class TrainOptions(Options):
                 "frozen",
                 not adapter,
                 "has no effect with an adapter, which freezes the whole model; leave it out",
+            ),
+            (
+                "kl_weight",
+                self.trainable not in SOFT_PROMPTS,
+                "would hold to the prompt's first, random vectors; a soft prompt leaves the model as it was",
             ),
             ("l2_start", not adapter, merged),
             ("mixout", not adapter, merged),

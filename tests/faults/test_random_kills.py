@@ -53,6 +53,14 @@ CASES = (
     Case("completion-lora", "sft", "completion", SHORT | LORA),
     Case("completion-lora-zero2", "sft", "completion", SHORT | LORA | {"zero_stage": 2}),
     Case("completion-lora-zero3", "sft", "completion", SHORT | LORA | {"zero_stage": 3}),
+    Case("completion-prompt", "sft", "completion", SHORT | {"trainable": "prompt"}),
+    Case("completion-p-tuning", "sft", "completion", SHORT | {"trainable": "p_tuning", "zero_stage": 3}),
+    Case(
+        "completion-prompt-bf16",
+        "sft",
+        "completion",
+        SHORT | {"trainable": "prompt", "precision": "bf16", "zero_stage": 1},
+    ),
     Case("completion-neftune", "sft", "completion", SHORT | {"neftune": 5.0}),
     Case("completion-dft", "sft", "completion", SHORT | {"token_loss": "dft"}),
     *(

@@ -26,9 +26,10 @@ from tasks.training.guess import guess_tokens
 from tasks.training.isolation import check_isolation
 from tasks.training.models import load_model, model_meta, save_model
 from tasks.training.objectives.causal_lm import causal_lm
-from tasks.training.options import TrainOptions
+from tasks.training.options import SOFT_PROMPTS, TrainOptions
 from tasks.training.render import require_template
 from tasks.training.rows import fill_token, longest_sample, read_rows
+from tasks.training.trainable.soft_prompt import add_soft_prompt
 
 
 class CompletionOptions(TrainOptions):
@@ -104,6 +105,23 @@ class CompletionOptions(TrainOptions):
         json_schema_extra={"unit": "share"},
     )
 
+    prompt_tokens: int = Field(
+        20,
+        ge=1,
+        description="Tokens of a soft prompt (trainable: prompt or p_tuning); each conversation is so much "
+        "longer.",
+        json_schema_extra={"unit": "tokens", "source": "arXiv 2104.08691, section 3.2"},
+    )
+
+    @model_validator(mode="after")
+    def _a_prompt_to_shape(self) -> Self:
+        if self.trainable not in SOFT_PROMPTS and self.prompt_tokens != 20:
+            raise ValueError(
+                f"prompt_tokens has no effect while trainable is {self.trainable}; set trainable: "
+                f"{' or '.join(SOFT_PROMPTS)}"
+            )
+        return self
+
     @model_validator(mode="after")
     def _one_change_of_the_targets(self) -> Self:
         if self.label_smoothing and self.token_loss == "dft":
@@ -124,6 +142,8 @@ def run(context: StepContext, options: CompletionOptions) -> Result:
     source, data = one(context, "model"), one(context, "data")
     model, tokenizer = load_model(source.path, options.precision)
     require_template(tokenizer, f"step '{context.step}', model '{source.ref}'")
+    if options.trainable in SOFT_PROMPTS:
+        add_soft_prompt(model, tokenizer, options.trainable, options.prompt_tokens, context.seed)
     max_length = longest_sample(source.path, options.max_length)
     chats = render_chats(
         read_rows(data.path),
