@@ -27,7 +27,6 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parents[1]
-SIDES = Path(__file__).with_name("train_sides.py")
 REPEATS = 5
 
 
@@ -36,7 +35,7 @@ class Comparison:
     """One line of the table.
 
     Attributes:
-        ours: The side of train_sides.py that is ours.
+        ours: The side of train_sides that is ours.
         peer: The other one.
         figure: The number of a side's answer that is compared.
         unit: Of that number.
@@ -95,7 +94,10 @@ GPU = {
 
 RESULTS = Path(__file__).with_name("results")
 
-ALONE = ("start", "resume", "checkpoint", "scaling")
+ALONE = (
+    "start", "resume", "checkpoint",
+    "scaling_base", "scaling_tokens_x2", "scaling_length_x2", "scaling_layers_x2",
+)  # fmt: skip
 """Figures without a peer: seconds to the first step and after a resume, the stall of a save, and scaling."""
 
 
@@ -108,7 +110,7 @@ def run_side(side: str, size: str, threads: int) -> dict[str, Any]:
         "HF_HUB_OFFLINE": "1",
     }
     done = subprocess.run(
-        [sys.executable, str(SIDES), side, size, str(threads)],
+        [sys.executable, "-m", "benchmarks.train_sides", side, size, str(threads)],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     if done.returncode != 0:
