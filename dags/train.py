@@ -10,6 +10,8 @@ from typing import Any
 
 from airflow.sdk import DAG, Asset, AssetAny, AssetOrTimeSchedule, CronTriggerTimetable, chain
 from runtimes.process import Commands, ProcessOperator, answer, plan_of
+from runtimes.steps import StepTask
+from runtimes.table import make_step
 from shared.approval import promotion, question
 from shared.documentation import dag_text, step_text
 from shared.form import arguments, form
@@ -17,9 +19,6 @@ from shared.recipes import Found, folder, needs, read
 
 from tasks.recipe.models import Recipe, Schedule
 from tasks.recipe.run_names import run_name
-
-POOLS = {"cpu": "default_pool", "gpu": "gpu", "large": "gpu"}
-"""A step's `resources` -> the pool that limits how many of its kind run at once."""
 
 
 def schedule_of(schedule: Schedule | None) -> Any:
@@ -57,11 +56,16 @@ def build(found: Found) -> DAG:
             doc_md="Checks the form, pins the data, freezes the plan; the run ends here if nothing changed.",
         )
         steps = {
-            name: ProcessOperator(
-                task_id=name,
-                commands=plan_command(recipe, "step", "--step", name),
-                pool=POOLS[step.resources],
-                doc_md=step_text(step),
+            name: make_step(
+                StepTask(
+                    name=name,
+                    recipe=recipe.recipe,
+                    model=recipe.model,
+                    owner=recipe.owner or "perennial",
+                    stage=step.stage,
+                    resources=step.resources,
+                    doc_md=step_text(step),
+                )
             )
             for name, step in recipe.steps.items()
         }

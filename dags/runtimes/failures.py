@@ -46,6 +46,14 @@ class CommandFailed(AirflowException):
         super().__init__(f"{what} failed: {words} (exit code {code}); its own words are in the log above")
 
 
+class StepFailed(AirflowException):
+    """A step's container failed; `failure` is its class."""
+
+    def __init__(self, step: str, failure: Failure, message: str) -> None:
+        self.failure = failure
+        super().__init__(f"step '{step}': {failure.name.lower().replace('_', ' ')}: {message}")
+
+
 def failure_of(code: int) -> Failure:
     """The class of an exit code. A process that a signal ended (128 + n) was preempted, whoever sent it."""
     if code > 128 or code < 0:
@@ -65,7 +73,7 @@ class RetryByClass(RetryPolicy):
         context: Any = None,
     ) -> RetryDecision:
         """Retry while the rule of the failure's class allows it; fail at once where no retry can mend it."""
-        if not isinstance(exception, CommandFailed):
+        if not isinstance(exception, (CommandFailed, StepFailed)):
             return RetryDecision.default()
         rule = RULES.get(exception.failure)
         if rule is None:
