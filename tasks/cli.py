@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import os
 import secrets
 import sys
@@ -82,6 +83,18 @@ def _step(options: argparse.Namespace, places: Settings) -> int:
     from tasks.runner.process import step_process
 
     return step_process(options.plan, options.step, places, fresh=options.fresh)
+
+
+def _outcome(options: argparse.Namespace, _: Settings) -> int:
+    from tasks.runner.outcome import outcome
+    from tasks.runner.process import read_plan
+
+    plan, store = read_plan(options.plan)
+    found = outcome(
+        plan, options.step, store, attempt=options.attempt, killed_for_memory=options.killed_for_memory
+    )
+    print(json.dumps(found))
+    return 0
 
 
 def _run(options: argparse.Namespace, places: Settings) -> int:
@@ -295,6 +308,11 @@ def _parser() -> argparse.ArgumentParser:
     step.add_argument("--plan", required=True, metavar="URI")
     step.add_argument("--step", required=True, metavar="NAME")
     step.add_argument("--fresh", action="store_true", help="start at 0 although progress was recorded")
+    ended = add("outcome", _outcome, "how an attempt of a step ended, from what it left in the store; JSON")
+    ended.add_argument("--plan", required=True, metavar="URI")
+    ended.add_argument("--step", required=True, metavar="NAME")
+    ended.add_argument("--attempt", required=True, metavar="ID", help="its PERENNIAL_ATTEMPT")
+    ended.add_argument("--killed-for-memory", action="store_true", help="it was seen to be; keep that")
     for name, function, text in (
         ("unchanged", _unchanged, "exit 10 where the run of a plan had nothing to do, else 0"),
         (

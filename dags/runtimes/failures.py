@@ -31,7 +31,7 @@ class Rule:
 RULES: Mapping[Failure, Rule] = {
     Failure.PREEMPTED: Rule(4, timedelta(seconds=1), "preempted: resumes from its last checkpoint"),
     Failure.INFRASTRUCTURE: Rule(3, timedelta(seconds=10), "infrastructure: the same command again"),
-    Failure.OUT_OF_MEMORY: Rule(1, timedelta(seconds=30), "out of memory: once more, in case it was shared"),
+    Failure.OUT_OF_MEMORY: Rule(1, timedelta(seconds=30), "out of memory: once more, sparing memory"),
 }
 assert frozenset(RULES) == RETRIED
 

@@ -160,7 +160,7 @@ def preview(plan: Plan, store: Store, *, estimates: bool = True) -> list[Preview
         if pending:
             seen = Preview(step, False, [f"waits for {', '.join(pending)}"])
         else:
-            lookup, _ = look(plan, step, store, known=known)
+            lookup, _, step = look(plan, step, store, known=known)
             seen = Preview(step, lookup.record is not None, lookup.reasons, record=lookup.record)
             if lookup.record is not None:
                 known[step.name] = lookup.record
@@ -191,7 +191,7 @@ def link_all(plan: Plan, store: Store, settings: Settings) -> bool:
         return False
     attempt = Attempt(settings=settings, store=store)
     for step in plan.steps:
-        lookup, _ = look(plan, step, store, known=records)
+        lookup, _, _ = look(plan, step, store, known=records)
         link(plan, step, lookup, attempt)
     store.write(
         f"runs/{plan.run}/unchanged.json",

@@ -11,9 +11,10 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from tasks.artefacts import Store, open_store
 from tasks.recipe.failures import (
@@ -26,12 +27,16 @@ from tasks.recipe.failures import (
 )
 from tasks.recipe.plan import Plan
 from tasks.runner import logbook
+from tasks.runner.relief import failure_key
 from tasks.runner.settings import Settings
 from tasks.runner.step import Attempt, find_step, run_step
 
 TAIL_LINES = 200
 TERMINATION_LOG = "/dev/termination-log"
 """Where Kubernetes reads a container's last words; `PERENNIAL_TERMINATION_LOG` names another file."""
+
+TERMINATION_BYTES = 4096
+"""What Kubernetes keeps of them."""
 
 
 def read_plan(uri: str) -> tuple[Plan, Store]:
@@ -66,15 +71,17 @@ def step_process(plan_uri: str, name: str, settings: Settings, *, fresh: bool) -
         code = 0
     else:
         code = int(failure)
-        words: dict[str, object] = {
+        words: dict[str, Any] = {
             "step": name,
             "failure": failure.name,
             "message": message,
             "tail": list(tail),
+            "attempt": os.environ.get("PERENNIAL_ATTEMPT", ""),
+            "fingerprint": attempt.fingerprint,
         }
         _last_words(words)
         with contextlib.suppress(PerennialError, OSError):  # the store may be what failed
-            store.write(f"runs/{plan.run}/failures/{name}.json", json.dumps(words, indent=1).encode())
+            store.write(failure_key(plan.run, name), json.dumps(words, indent=1).encode())
     with contextlib.suppress(PerennialError, OSError):
         store.write(f"runs/{plan.run}/logs/{name}.log", "\n".join([*tail, ""]).encode())
     if failure is not None:
@@ -144,9 +151,13 @@ def _kept_output() -> Iterator[collections.deque[str]]:
         thread.join(timeout=5)
 
 
-def _last_words(words: dict[str, object]) -> None:
+def _last_words(words: Mapping[str, Any]) -> None:
+    """Tell whoever started the container; what Kubernetes would cut off is left out, oldest lines first."""
     named = os.environ.get("PERENNIAL_TERMINATION_LOG")
     path = Path(named or TERMINATION_LOG)
-    if named or (path.exists() and os.access(path, os.W_OK)):
-        # Kubernetes keeps 4096 bytes: the class and the message come first, the tail as far as it fits.
-        path.write_text(json.dumps(words)[: 1 << 16] if named else json.dumps(words)[:4000], encoding="utf-8")
+    if not named and not (path.exists() and os.access(path, os.W_OK)):
+        return
+    told = dict(words) | {"message": str(words["message"])[:1500]}
+    while len(json.dumps(told)) > TERMINATION_BYTES and told["tail"]:
+        told["tail"] = told["tail"][1:]
+    path.write_text(json.dumps(told), encoding="ascii")

@@ -40,7 +40,7 @@ def run_plan(
     width = max(len(step.name) for step in plan.steps)
     for position, step in enumerate(plan.steps, 1):
         label = f"[{position:>2}/{len(plan.steps)}] {step.name:<{width}}"
-        lookup, _ = look(plan, step, store)
+        lookup, _, step = look(plan, step, store)
         if lookup.record is not None:
             quiet = Attempt(settings=settings, store=store, say=lambda _: None)
             record = link(plan, step, lookup, quiet)

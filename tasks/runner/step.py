@@ -19,6 +19,7 @@ from pydantic import ValidationError
 from tasks.artefacts import Store, commit, fetch, load_manifest
 from tasks.artefacts.checkpoints import StoreCheckpoints
 from tasks.recipe.failures import ConfigInvalid, Infrastructure
+from tasks.recipe.fingerprints import fingerprint
 from tasks.recipe.fingerprints import ingredients as ingredients_of
 from tasks.recipe.plan import Plan, PlannedInput, PlannedStep
 from tasks.runner import logbook
@@ -33,6 +34,7 @@ from tasks.runner.records import (
     run_key,
     write_record,
 )
+from tasks.runner.relief import in_words, relief_of, relieve
 from tasks.runner.reload import check_in_fresh_process
 from tasks.runner.settings import Settings
 from tasks.stage import Input, Method, Result
@@ -49,6 +51,7 @@ class Attempt:
         fresh: Allow a start from step 0 although progress was recorded.
         stop: Set once SIGTERM came.
         say: Prints a line for the person who watches.
+        fingerprint: Of the step, once it is known.
         context: The method's context once it runs (the signal handler looks at it).
     """
 
@@ -57,6 +60,7 @@ class Attempt:
     fresh: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
     say: Callable[[str], None] = print
+    fingerprint: str = ""
     context: Context | None = None
 
 
@@ -66,8 +70,14 @@ def run_step(plan: Plan, name: str, attempt: Attempt) -> StepRecord:
     Raises:
         PerennialError: With the class of the failure; its message is for the person who reads it.
     """
-    step = find_step(plan, name)
-    lookup, inputs = look(plan, step, attempt.store)
+    lookup, inputs, step = look(plan, find_step(plan, name), attempt.store)
+    if lookup.record is None:
+        method = load_method(step.stage, step.method)
+        changed = relieve(attempt.store, plan, step, lookup.fingerprint, method)
+        if changed is not None:
+            attempt.say(f"{name}: {in_words(step, changed)}")
+            lookup, inputs, step = look(plan, step, attempt.store)
+    attempt.fingerprint = lookup.fingerprint
     if lookup.record is not None:
         attempt.say(f"{name}: cached: {lookup.reasons[0]}")
         return link(plan, step, lookup, attempt)
@@ -80,7 +90,7 @@ def run_step(plan: Plan, name: str, attempt: Attempt) -> StepRecord:
 
 def look(
     plan: Plan, step: PlannedStep, store: Store, *, known: Mapping[str, StepRecord] | None = None
-) -> tuple[Lookup, dict[str, list[Output]]]:
+) -> tuple[Lookup, dict[str, list[Output]], PlannedStep]:
     """Ask the cache about a step whose inputs are there.
 
     Args:
@@ -88,16 +98,22 @@ def look(
         step: The step to look up.
         store: Where the records are.
         known: Records of the steps before, where they are not (yet) the run's own.
+
+    Returns:
+        The answer, the inputs, and the step as it runs: with the options that it changes since it ran out of
+        memory (tasks/runner/relief.py).
     """
     inputs = {
         port: [_resolve(plan, step, port, given, store, known or {}) for given in refs]
         for port, refs in step.inputs.items()
     }
-    found = ingredients_of(
-        step, {port: [each.digest for each in many] for port, many in inputs.items()}, plan.code[step.name]
-    )
+    digests = {port: [each.digest for each in many] for port, many in inputs.items()}
+    found = ingredients_of(step, digests, plan.code[step.name])
+    while (changed := relief_of(store, fingerprint(found))) is not None:
+        step = step.model_copy(update={"options": step.options | changed})
+        found = ingredients_of(step, digests, plan.code[step.name])
     refresh_run = plan.run if step.name in plan.refresh else None
-    return look_up(store, plan.recipe, step.name, found, refresh_run=refresh_run), inputs
+    return look_up(store, plan.recipe, step.name, found, refresh_run=refresh_run), inputs, step
 
 
 def link(plan: Plan, step: PlannedStep, lookup: Lookup, attempt: Attempt) -> StepRecord:

@@ -67,6 +67,20 @@ def test_the_last_words_go_to_the_file_that_is_named(tmp_path: Path, monkeypatch
     assert json.loads(file.read_text()) == {"failure": "DATA_INVALID", "message": "bad"}
 
 
+def test_last_words_that_are_too_long_lose_their_oldest_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "termination"
+    monkeypatch.setenv("PERENNIAL_TERMINATION_LOG", str(file))
+    words = {"failure": "BUG", "message": "\u00e4" * 9, "tail": [f"line {number}" for number in range(2000)]}
+    process._last_words(words)
+    told = json.loads(file.read_text())
+    assert file.stat().st_size <= process.TERMINATION_BYTES
+    assert told["message"] == words["message"]
+    assert told["tail"][-1] == "line 1999"
+    assert len(told["tail"]) > 200
+
+
 @pytest.mark.parametrize("uri", ["plan.json", "file:///store/runs/x/other.json", "s3://bucket/plan.json"])
 def test_what_is_no_plan_is_refused(uri: str) -> None:
     with pytest.raises(ConfigInvalid, match="not the URI of a plan"):
