@@ -1,4 +1,4 @@
-"""Waits until the tracking database has this MLflow's schema; `mlflow db upgrade` (the upgrade job) brings it there.
+"""Waits until the tracking database has this MLflow's schema, which the upgrade job brings it to.
 
 A server that starts before the upgrade would make the tables itself, beside another one that does the same.
 Reads MLFLOW_BACKEND_STORE_URI. Exits with 1 after SCHEMA_WAIT_SECONDS (default 300), and says what to do.
@@ -36,8 +36,8 @@ def main() -> int:
             said = now
         if time.monotonic() > until:
             print(
-                f"{now}. Run the job mlflow-upgrade with this image; where the schema is newer than the image, "
-                "deploy the newer image again or restore the backup",
+                f"{now}. Run the job mlflow-upgrade with this image; where the schema is newer than the "
+                "image, deploy the newer image again or restore the backup",
                 file=sys.stderr,
             )
             return 1

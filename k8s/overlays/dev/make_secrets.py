@@ -2,8 +2,8 @@
 
     python k8s/overlays/dev/make_secrets.py | kubectl create -f -
 
-`create`, not `apply`: a second run must not change the passwords of a database that is already there. For a private
-registry give the file that `docker login` wrote: --registry ~/.docker/config.json
+`create`, not `apply`: a second run must not change the passwords of a database that is already there. For a
+private registry give the file that `docker login` wrote: --registry ~/.docker/config.json
 """
 
 from __future__ import annotations
@@ -32,11 +32,6 @@ def values(registry: str) -> Mapping[tuple[str, str], Mapping[str, str]]:
     ]
     login = f"[mlflow]\nmlflow_tracking_username = perennial\nmlflow_tracking_password = {client}\n"
     s3 = f"[default]\naws_access_key_id = {key_id}\naws_secret_access_key = {key}\n"
-    identity = {
-        "name": "perennial",
-        "credentials": [{"accessKey": key_id, "secretKey": key}],
-        "actions": ["Admin", "Read", "Write", "List", "Tagging"],
-    }
     both = {
         "perennial-mlflow": {"credentials": login},
         "perennial-store": {"credentials": s3},
@@ -59,7 +54,7 @@ def values(registry: str) -> Mapping[tuple[str, str], Mapping[str, str]]:
             "airflow_password": airflow,
             "mlflow_password": mlflow,
         },
-        "s3-server": {"s3.json": json.dumps({"identities": [identity]})},
+        "s3-server": {"root.env": f"ROOT_ACCESS_KEY={key_id}\nROOT_SECRET_KEY={key}\n"},
     }
     return {
         **{("perennial", name): keys for name, keys in (both | control).items()},

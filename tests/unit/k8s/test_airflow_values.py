@@ -1,7 +1,7 @@
 """The Helm values of Airflow: keys of the chart, options of this Airflow, no secret, the pools.
 
-The chart itself cannot be fetched here, so its templates are not rendered: KEYS lists what of its values we use, read
-from the chart's own values file and release notes (1.19 to 1.22).
+The chart itself cannot be fetched here, so its templates are not rendered: KEYS lists what of its values we
+use, read from the chart's own values file and release notes (1.19 to 1.22).
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ PART = {
     "podDisruptionBudget",
     "resources",
     "startupProbe",
+    "livenessProbe",
     "args",
     "env",
     "extraVolumes",
@@ -48,7 +49,14 @@ KEYS: dict[str, set[str]] = {
     "dags": {"persistence", "gitSync"},
     "logs": {"persistence"},
     "ingress": {"apiServer"},
-    "migrateDatabaseJob": {"enabled", "serviceAccount", "args", "extraVolumes", "extraVolumeMounts", "resources"},
+    "migrateDatabaseJob": {
+        "enabled",
+        "serviceAccount",
+        "args",
+        "extraVolumes",
+        "extraVolumeMounts",
+        "resources",
+    },
     "workers": {"persistence", "celery"},
     "scheduler": PART | {"safeToEvict", "terminationGracePeriodSeconds", "logGroomerSidecar"},
     "triggerer": PART - {"startupProbe"} | {"safeToEvict", "persistence", "logGroomerSidecar"},
@@ -192,6 +200,18 @@ def test_p1_waiting_is_the_triggerers_and_survives_a_drain(name: str) -> None:
         assert all(given[part]["replicas"] >= 2 for part in ("scheduler", "triggerer", "apiServer"))
 
 
+@pytest.mark.parametrize(
+    ("part", "job"),
+    [("scheduler", "SchedulerJob"), ("triggerer", "TriggererJob"), ("dagProcessor", "DagProcessorJob")],
+)
+def test_probes_need_no_upstream_image(part: str, job: str) -> None:
+    """The chart's own call /entrypoint, which our image has not: every pod would be killed after minutes."""
+    for name in OVERLAYS:
+        probe = values(name)[part]["livenessProbe"]
+        assert probe["command"][-1] == f"exec airflow jobs check --job-type {job} --local"
+        assert probe["timeoutSeconds"] >= 30, "Airflow's command line takes seconds to start"
+
+
 def test_p13_nothing_of_the_chart_pulls_an_upstream_database() -> None:
     """P13: upstream images vanish, the chart's PostgreSQL among them."""
     for name in OVERLAYS:
@@ -204,7 +224,7 @@ def test_p13_nothing_of_the_chart_pulls_an_upstream_database() -> None:
 
 
 def test_p17_the_pools_count_deferred_tasks(tmp_path: Path) -> None:
-    """P17: a pool that leaves out deferred tasks limits nothing, as ours wait deferred. Imported by Airflow itself."""
+    """P17: a pool that leaves out deferred tasks limits nothing, as ours wait deferred. Airflow imports it."""
     file = K8S / "airflow" / "pools.json"
     env = {
         **os.environ,
@@ -282,7 +302,9 @@ def test_the_runtimes_that_the_settings_choose_exist(name: str) -> None:
     )
     assert done.returncode == 0, done.stderr[-500:]
     wanted = {"dev": "['kubernetes', 'kubernetes', 'kubernetes']"}
-    assert done.stdout.strip().splitlines()[-1] == wanted.get(name, "['kubernetes', 'kubernetes', 'trainjob']")
+    assert done.stdout.strip().splitlines()[-1] == wanted.get(
+        name, "['kubernetes', 'kubernetes', 'trainjob']"
+    )
 
 
 def test_p22_no_setting_asks_for_rows_of_data() -> None:

@@ -28,7 +28,7 @@ def environment(container: Object) -> dict[str, str]:
 
 
 def hosts_of_clients(name: str) -> set[str]:
-    """The Host that each client sends: every address of MLflow in settings, jobs, Helm's values and Ingresses."""
+    """The Host that each client sends: every address in settings, jobs, values and Ingresses."""
     found = set()
     for text in [*strings(list(overlay(name))), *strings(values(name))]:
         for uri in re.findall(r"https?://mlflow[^\s\"'/]*", text):
@@ -45,20 +45,28 @@ def hosts_of_clients(name: str) -> set[str]:
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_p12_every_address_of_mlflow_is_an_allowed_host(name: str) -> None:
-    """P12: a Host that MLflow does not know gets 403 ("DNS rebinding"), and one with a port is another one."""
+    """P12: a Host that MLflow does not know gets 403 ("DNS rebinding"); with a port it is another one."""
     from mlflow.server.security_utils import is_allowed_host_header
 
     allowed = environment(server(name))["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
     clients = hosts_of_clients(name)
     assert "mlflow.perennial.svc.cluster.local:5000" in clients
     assert [host for host in clients if not is_allowed_host_header(allowed, host)] == []
-    for stranger in ("evil.example.org", "10.1.2.3:5000", "mlflow.evil.org", "mlflow.perennial.svc.evil:5000"):
+    for stranger in (
+        "evil.example.org",
+        "10.1.2.3:5000",
+        "mlflow.evil.org",
+        "mlflow.perennial.svc.evil:5000",
+    ):
         assert not is_allowed_host_header(allowed, stranger)
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_p12_the_protection_is_never_switched_off(name: str) -> None:
-    texts = [*strings(list(overlay(name))), *[path.read_text() for path in FOLDER.iterdir() if path.is_file()]]
+    texts = [
+        *strings(list(overlay(name))),
+        *[path.read_text() for path in FOLDER.iterdir() if path.is_file()],
+    ]
     code = [line for text in texts for line in text.splitlines() if not line.lstrip().startswith("#")]
     assert not [line for line in code if re.search(r"disable.security.middleware", line, re.IGNORECASE)]
     assert "*" not in environment(server(name))["MLFLOW_SERVER_ALLOWED_HOSTS"]
@@ -86,7 +94,9 @@ def test_every_pod_of_mlflow_finds_the_database_by_the_service_file(name: str) -
     for pod in [each for each in workloads(name) if str(each).split("/")[1].startswith("mlflow")]:
         for container in pod.containers:
             env = environment(container)
-            assert env["MLFLOW_BACKEND_STORE_URI"] == "postgresql+psycopg2:///?service=mlflow", container["name"]
+            assert env["MLFLOW_BACKEND_STORE_URI"] == "postgresql+psycopg2:///?service=mlflow", container[
+                "name"
+            ]
             assert env["PGSERVICEFILE"] == "/etc/perennial/database/pg_service.conf"
 
 
@@ -105,7 +115,9 @@ def test_the_service_file_of_the_dev_secrets_has_both_databases() -> None:
 def test_the_server_waits_for_the_upgrade_and_the_job_does_it(name: str) -> None:
     """Two servers on an empty database would both make its tables."""
     spec = named(name, "Deployment")["mlflow"]["spec"]["template"]["spec"]
-    assert [each["command"][-1].rpartition("/")[2] for each in spec["initContainers"]] == ["wait_for_schema.py"]
+    assert [each["command"][-1].rpartition("/")[2] for each in spec["initContainers"]] == [
+        "wait_for_schema.py"
+    ]
     job = named(name, "Job")["mlflow-upgrade"]["spec"]["template"]["spec"]["containers"][0]
     assert job["command"] == ["sh", "/etc/perennial/mlflow/upgrade.sh"]
     assert job["image"] == spec["containers"][0]["image"]
@@ -125,7 +137,7 @@ def test_gc_keeps_a_month_and_reaches_files_through_the_server(name: str) -> Non
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_p9_small_files_go_beside_the_store_not_into_it(name: str) -> None:
-    """P9: weights never pass through the server; what it does keep lies where `perennial gc` does not look."""
+    """P9: weights never pass through the server; the files it keeps lie beside the store."""
     told = named(name, "ConfigMap")["object-store"]["data"]
     assert not told["MLFLOW_ARTIFACTS_DESTINATION"].startswith(told["PERENNIAL_STORE"])
     assert told["MLFLOW_ARTIFACTS_DESTINATION"].startswith("s3://")
@@ -146,7 +158,9 @@ def test_the_scripts_parse(script: Path) -> None:
         ("gc.sh", "MLFLOW_TRACKING_URI", "address of the server"),
     ],
 )
-def test_a_script_says_which_setting_is_missing(tmp_path: Path, script: str, without: str, words: str) -> None:
+def test_a_script_says_which_setting_is_missing(
+    tmp_path: Path, script: str, without: str, words: str
+) -> None:
     """And starts nothing: `mlflow` here is a command that leaves a mark."""
     mark = tmp_path / "started"
     fake = tmp_path / "mlflow"

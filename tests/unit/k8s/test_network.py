@@ -38,7 +38,9 @@ SCHEDULER, TRIGGERER, SERVER, PROCESSOR, MIGRATION = map(
 )
 MLFLOW, UPGRADE, GC, POSTGRES, S3 = map(ours, ("mlflow", "mlflow-upgrade", "mlflow-gc", "postgres", "s3"))
 STEP = Pod("perennial-steps", {"app.kubernetes.io/name": "perennial", "perennial/resources": "gpu"})
-RANK = Pod("perennial-steps", {"app.kubernetes.io/name": "perennial", "jobset.sigs.k8s.io/jobset-name": "p-1"})
+RANK = Pod(
+    "perennial-steps", {"app.kubernetes.io/name": "perennial", "jobset.sigs.k8s.io/jobset-name": "p-1"}
+)
 DNS = Pod("kube-system", {"k8s-app": "kube-dns"})
 PROMETHEUS, INGRESS, STRANGER = Pod("monitoring"), Pod("ingress-nginx"), Pod("default")
 METADATA, KUBERNETES, DATABASE = Address("169.254.169.254"), Address("10.0.0.10"), Address("10.0.64.9")
@@ -66,7 +68,7 @@ NEEDED_IN: Mapping[str, list[Flow]] = {
     "dev": [
         *[(pod, POSTGRES, 5432, "TCP") for pod in (SCHEDULER, SERVER, PROCESSOR, TRIGGERER, MIGRATION)],
         *[(pod, POSTGRES, 5432, "TCP") for pod in (MLFLOW, UPGRADE, GC)],
-        *[(pod, S3, 8333, "TCP") for pod in (STEP, RANK, SCHEDULER, MLFLOW, ours("s3-bucket"))],
+        *[(pod, S3, 7070, "TCP") for pod in (STEP, RANK, SCHEDULER, MLFLOW, ours("s3-bucket"))],
     ],
     "prod": [
         *[(pod, DATABASE, 5432, "TCP") for pod in (SCHEDULER, SERVER, PROCESSOR, TRIGGERER, MIGRATION)],
@@ -105,9 +107,9 @@ REFUSED: list[Flow] = [
 REFUSED_IN: Mapping[str, list[Flow]] = {
     "dev": [
         *[(pod, PUBLIC, 443, "TCP") for pod in (STEP, SCHEDULER, MLFLOW)],
-        *[(pod, S3, 8333, "TCP") for pod in (SERVER, TRIGGERER, GC, STRANGER)],
+        *[(pod, S3, 7070, "TCP") for pod in (SERVER, TRIGGERER, GC, STRANGER)],
         (STRANGER, POSTGRES, 5432, "TCP"),
-        (STEP, S3, 9333, "TCP"),
+        (STEP, S3, 7071, "TCP"),
         (S3, PUBLIC, 443, "TCP"),
         (POSTGRES, PUBLIC, 443, "TCP"),
     ],

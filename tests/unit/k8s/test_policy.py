@@ -6,8 +6,18 @@ import copy
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.unit.k8s.rendered import OVERLAYS, Workload, overlay, pod_templates, workload, workloads
+from tests.unit.k8s.rendered import (
+    K8S,
+    OVERLAYS,
+    ROOT,
+    Workload,
+    overlay,
+    pod_templates,
+    workload,
+    workloads,
+)
 from tests.unit.k8s.rules import RULES, SERVERS
 
 GOOD: dict[str, Any] = {
@@ -119,10 +129,22 @@ def test_every_rule_is_broken_once() -> None:
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_p13_every_image_is_named_in_one_place(name: str) -> None:
-    """P13: upstream images vanish. All come from one registry, by digest, named in components/images alone."""
+    """P13: upstream images vanish. Ours have one registry and one list of digests."""
     images = {each["image"] for pod in workloads(name) for each in pod.containers}
     assert images
     assert {image.split("/")[0] for image in images} == {"registry.example.com"}
+
+
+def test_p13_what_is_mirrored_has_the_digests_of_the_lock() -> None:
+    lock = ROOT / "docker" / "images.lock"
+    if not lock.exists():
+        pytest.skip("docker/images.lock is not there")
+    text = (K8S / "components" / "images" / "kustomization.yaml").read_text(encoding="utf-8")
+    mirrored = [each for each in yaml.safe_load(text)["images"] if "/mirror/" in each["newName"]]
+    assert {each["name"] for each in mirrored} == {"postgres", "versity/versitygw"}
+    for each in mirrored:
+        assert f"/{each['name']}:" in lock.read_text(encoding="utf-8")
+        assert f"@{each['digest']}" in lock.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", OVERLAYS)

@@ -1,4 +1,4 @@
-"""Nothing that is referred to is missing: accounts, settings, secrets and their keys, volumes, services, queues."""
+"""Nothing that is referred to is missing: accounts, settings, secrets and their keys, volumes, queues."""
 
 from __future__ import annotations
 

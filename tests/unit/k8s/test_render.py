@@ -122,7 +122,7 @@ def test_nothing_is_made_twice(name: str) -> None:
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_p13_the_steps_images_are_copied_by_digest(name: str) -> None:
-    """P13: what the DAGs are told comes from the one list of images too; the carrier never reaches a cluster."""
+    """P13: what the DAGs are told comes from the one list of images too; its carrier is not applied."""
     told = named(name, "ConfigMap")["perennial-settings"]["data"]
     for image in ("CPU", "TRAINER"):
         assert told[f"PERENNIAL_IMAGE_{image}"].startswith(
