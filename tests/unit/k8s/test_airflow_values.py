@@ -224,7 +224,7 @@ def test_p13_nothing_of_the_chart_pulls_an_upstream_database() -> None:
 
 
 def test_p17_the_pools_count_deferred_tasks(tmp_path: Path) -> None:
-    """P17: a pool that leaves out deferred tasks limits nothing, as ours wait deferred. Airflow imports it."""
+    """P17: a pool without deferred tasks limits nothing, as ours wait deferred. Airflow imports the file."""
     file = K8S / "airflow" / "pools.json"
     env = {
         **os.environ,
