@@ -297,7 +297,7 @@ print(run.info.run_id)
 
 
 def client(deployment: Deployment, code: str, **login: str) -> subprocess.CompletedProcess[str]:
-    """Code of a client that finds its account in ~/.mlflow/credentials, as a pod does, unless told otherwise."""
+    """Code of a client that finds its account in ~/.mlflow/credentials, as a pod does, or in `login`."""
     env = {key: deployment.env[key] for key in ("PATH", "HOME", "PYTHONPATH") if key in deployment.env}
     env |= {"MLFLOW_TRACKING_URI": deployment.uri, **login}
     return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
