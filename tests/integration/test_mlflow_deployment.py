@@ -270,16 +270,18 @@ def test_the_servers_process_holds_no_password_of_the_database(deployment: Deplo
         assert password.encode() not in Path(f"/proc/{deployment.pid}/{file}").read_bytes()
 
 
-def test_each_role_reaches_its_own_databases_only(deployment: Deployment) -> None:
-    import psycopg2
-
+@pytest.mark.parametrize(
+    ("database", "may"), [("mlflow", True), ("mlflow_auth", True), ("airflow", False), ("postgres", True)]
+)
+def test_each_role_reaches_its_own_databases_only(deployment: Deployment, database: str, may: bool) -> None:
+    """`postgres` is everyone's and empty."""
     service = (deployment.secrets / "database" / "pg_service.conf").read_text()
     password = next(line for line in service.splitlines() if line.startswith("password=")).split("=", 1)[1]
-    at = {"host": "127.0.0.1", "port": deployment.postgres, "user": "mlflow", "password": password}
-    for name in ("mlflow", "mlflow_auth"):
-        psycopg2.connect(dbname=name, **at).close()
-    with pytest.raises(psycopg2.OperationalError, match="permission denied"):
-        psycopg2.connect(dbname="airflow", **at)
+    command = ["psql", "--no-password", f"postgresql://mlflow@127.0.0.1:{deployment.postgres}/{database}"]
+    env = {"PATH": f"{programs()}:{deployment.env['PATH']}", "PGPASSWORD": password}
+    done = subprocess.run([*command, "-c", "select 1"], env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) is may
+    assert may or "permission denied" in done.stderr
 
 
 SCRIPT = """
@@ -298,8 +300,8 @@ print(run.info.run_id)
 
 def client(deployment: Deployment, code: str, **login: str) -> subprocess.CompletedProcess[str]:
     """Code of a client that finds its account in ~/.mlflow/credentials, as a pod does, or in `login`."""
-    env = {key: deployment.env[key] for key in ("PATH", "HOME", "PYTHONPATH") if key in deployment.env}
-    env |= {"MLFLOW_TRACKING_URI": deployment.uri, **login}
+    kept = {key: value for key, value in deployment.env.items() if key in ("PATH", "HOME", "PYTHONPATH")}
+    env = kept | {"MLFLOW_TRACKING_URI": deployment.uri} | login
     return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)
 
 
