@@ -298,7 +298,7 @@ class KubernetesStepOperator(KubernetesPodOperator):
             return
         body = {"metadata": {"labels": {READ: "true"}}}
 
-        @generic_api_retry
+        @generic_api_retry  # type: ignore[untyped-decorator]
         def mark() -> None:
             self.client.patch_namespaced_pod(
                 name=pod.metadata.name, namespace=pod.metadata.namespace, body=body

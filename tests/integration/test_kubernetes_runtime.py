@@ -129,7 +129,7 @@ class Task:
         """Airflow's; nothing reads it."""
 
     @property
-    def context(self) -> dict[str, Any]:
+    def context(self) -> Any:
         return {"ti": self, "run_id": self.run_id, "dag": None, "task_state_store": State(self.state)}
 
 
@@ -232,7 +232,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Store) -> Iterat
         monkeypatch.setattr(kubernetes, "COME_BACK_SECONDS", 0.05)
         monkeypatch.setattr(kubernetes_helper_functions, "_default_wait", tenacity.wait_fixed(0.01))
         for method in (KubernetesPodTrigger._get_pod, KubernetesPodOperator._write_logs):
-            monkeypatch.setattr(method.retry, "wait", tenacity.wait_fixed(0.01))  # type: ignore[attr-defined]
+            monkeypatch.setattr(method.retry, "wait", tenacity.wait_fixed(0.01))
         yield made
 
 

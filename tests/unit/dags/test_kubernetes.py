@@ -71,7 +71,8 @@ def request(task: StepTask) -> dict[str, Any]:
     """The pod that the provider would send, as the API gets it."""
     operator = kubernetes.make(task)
     operator._fill_in(RUN)
-    made = operator.build_pod_request_obj({"ti": Ti(), "run_id": RUN, "dag": None}, dry_run=True)
+    context: Any = {"ti": Ti(), "run_id": RUN, "dag": None}
+    made = operator.build_pod_request_obj(context, dry_run=True)
     found: dict[str, Any] = ApiClient().sanitize_for_serialization(made)
     del found["metadata"]["labels"]["airflow_version"]
     return found
