@@ -10,6 +10,7 @@ Settings, from the environment of Airflow's workers, beside those of runtimes/st
 - PERENNIAL_POD_TEMPLATES: the folder of the templates, default `k8s/pod_templates` of the repository.
 - PERENNIAL_KUBERNETES_CONNECTION: an Airflow connection to the cluster, default none: the cluster that
   Airflow runs in, or the one that KUBECONFIG names.
+- PERENNIAL_POLL_SECONDS: how often the trigger looks at a pod, default 5.
 
 How long a pod may wait for a node and for its start is an annotation of its template.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import time
 import uuid
@@ -41,9 +43,6 @@ from runtimes.failures import RETRIES_OF_PODS, RetryByClass, StepFailed
 from runtimes.pods import ATTEMPT, CONTAINER, READ, container_state, ended, labels, observe, pod_name
 from runtimes.process import ROOT
 from tasks.recipe.failures import ConfigInvalid, Failure, PerennialError
-
-POLL_SECONDS = 5
-"""How often the trigger looks at a pod."""
 
 LOG_SECONDS = 10
 """How often the trigger brings the log: what a pod that vanishes has said until then is kept."""
@@ -83,8 +82,8 @@ class KubernetesStepOperator(KubernetesPodOperator):
             termination_message_policy="FallbackToLogsOnError",
             get_logs=True,
             logging_interval=LOG_SECONDS,
-            poll_interval=POLL_SECONDS,
-            startup_check_interval_seconds=POLL_SECONDS,
+            poll_interval=poll_seconds(),
+            startup_check_interval_seconds=math.ceil(poll_seconds()),  # the API takes whole seconds
             on_finish_action="delete_succeeded_pod",
             on_kill_action="delete_pod",
             retries=RETRIES_OF_PODS,
@@ -331,6 +330,22 @@ class KubernetesStepOperator(KubernetesPodOperator):
 def make(task: steps.StepTask) -> KubernetesStepOperator:
     """The Airflow task of a step."""
     return KubernetesStepOperator(step=task, **task.common)
+
+
+def poll_seconds() -> float:
+    """How often the trigger looks at a pod.
+
+    Raises:
+        ConfigInvalid: The setting is not a number of seconds above 0.
+    """
+    given = os.environ.get("PERENNIAL_POLL_SECONDS") or "5"
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise ConfigInvalid(f"PERENNIAL_POLL_SECONDS is '{given}'; give a number of seconds above 0")
+    return seconds
 
 
 def template_of(resources: str) -> dict[str, Any]:

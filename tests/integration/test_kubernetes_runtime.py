@@ -147,8 +147,10 @@ class State:
 
 
 def operator() -> kubernetes.KubernetesStepOperator:
-    """As another process would make it from the DAG's file."""
-    return kubernetes.make(STEP)
+    """As another process would make it from the DAG's file, but more impatient while a pod starts."""
+    made = kubernetes.make(STEP)
+    made.startup_check_interval_seconds = 0.05  # type: ignore[assignment]
+    return made
 
 
 def start(task: Task) -> TaskDeferred:
@@ -227,7 +229,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: Store) -> Iterat
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
         monkeypatch.setenv("PERENNIAL_IMAGE_TRAINER", IMAGE)
         # The same code with shorter pauses; the numbers of tries stay.
-        monkeypatch.setattr(kubernetes, "POLL_SECONDS", 0.05)
+        monkeypatch.setenv("PERENNIAL_POLL_SECONDS", "0.05")
         monkeypatch.setattr(kubernetes, "LOG_SECONDS", 0.1)
         monkeypatch.setattr(kubernetes, "COME_BACK_SECONDS", 0.05)
         monkeypatch.setattr(kubernetes_helper_functions, "_default_wait", tenacity.wait_fixed(0.01))

@@ -200,6 +200,13 @@ def test_a_template_folder_of_ones_own(
         kubernetes.template_of("cpu")
 
 
+@pytest.mark.parametrize("given", ["often", "0", "-1", "nan", "inf"])
+def test_a_pause_that_is_none_is_refused(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERENNIAL_POLL_SECONDS", given)
+    with pytest.raises(ConfigInvalid, match=f"PERENNIAL_POLL_SECONDS is '{given}'"):
+        kubernetes.make(step("cpu"))
+
+
 def test_p14_the_dag_is_the_same_at_every_parse(settings: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that changes, an image or a random name, is part of it."""
     monkeypatch.setenv("PERENNIAL_RUNTIME", "kubernetes")
