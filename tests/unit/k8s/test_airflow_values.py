@@ -91,6 +91,7 @@ NOT_SET = {
     "PERENNIAL_COMMAND": "the image's own command is right",
     "PERENNIAL_GRACE_SECONDS": "the default is right",
     "PERENNIAL_APPROVAL_HOURS": "the default is right",
+    "PERENNIAL_POLL_SECONDS": "the default is right",
     "PERENNIAL_KUBERNETES_CONNECTION": "the scheduler's own account is used",
     "PERENNIAL_GPUS_PER_NODE": "the pod template says it",
     "PERENNIAL_NODES": "set in production only",

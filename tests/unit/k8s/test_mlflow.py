@@ -100,17 +100,6 @@ def test_every_pod_of_mlflow_finds_the_database_by_the_service_file(name: str) -
             assert env["PGSERVICEFILE"] == "/etc/perennial/database/pg_service.conf"
 
 
-def test_the_service_file_of_the_dev_secrets_has_both_databases() -> None:
-    from tests.unit.k8s.rendered import dev_secrets
-
-    made = next(each for each in dev_secrets() if each["metadata"]["name"] == "mlflow-database")
-    services = configparser.ConfigParser(interpolation=None)
-    services.read_string(made["stringData"]["pg_service.conf"])
-    assert services.sections() == ["mlflow", "mlflow_auth"]
-    for each in services.sections():
-        assert services[each]["dbname"] == each
-
-
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_the_server_waits_for_the_upgrade_and_the_job_does_it(name: str) -> None:
     """Two servers on an empty database would both make its tables."""
