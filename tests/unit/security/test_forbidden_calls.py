@@ -90,19 +90,20 @@ def found(path: Path, text: str) -> Iterator[tuple[str, int, str]]:
     """What stands in a file and may not: (what, line, why)."""
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
+            yield from _import(node.lineno, [alias.name for alias in node.names])
         elif isinstance(node, ast.ImportFrom):
-            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
-            for name in names:
-                if name in CALLS:
-                    yield name, node.lineno, CALLS[name]
-        else:
-            names = []
-        for name in names:
-            if name.split(".")[0] in MODULES:
-                yield name.split(".")[0], node.lineno, MODULES[name.split(".")[0]]
+            module = node.module or ""
+            yield from _import(node.lineno, [module, *(f"{module}.{alias.name}" for alias in node.names)])
         if isinstance(node, ast.Call):
             yield from _call(node)
+
+
+def _import(line: int, names: list[str]) -> Iterator[tuple[str, int, str]]:
+    for name in names:
+        if name in CALLS:
+            yield name, line, CALLS[name]
+        if name.split(".")[0] in MODULES:
+            yield name.split(".")[0], line, MODULES[name.split(".")[0]]
 
 
 def _call(node: ast.Call) -> Iterator[tuple[str, int, str]]:
