@@ -42,8 +42,8 @@ def as_data(directory: Path) -> Iterator[None]:
         found = _GLOBAL.search(str(error))  # torch's own words go on to say how to load it all the same
         what = found[1] if found else "a broken pickle"
         raise DataInvalid(
-            f"the checkpoint {directory} holds more than data ({what}), so it was not written by this training, "
-            f"or by another version of DeepSpeed. Remove it, or start again with --fresh"
+            f"the checkpoint {directory} holds more than data ({what}): this training did not write it, or "
+            f"another DeepSpeed did; remove it, or start again with --fresh"
         ) from error
     finally:
         if before is None:
