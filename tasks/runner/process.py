@@ -26,9 +26,12 @@ from tasks.recipe.failures import (
     Preempted,
 )
 from tasks.recipe.plan import Plan
+from tasks.recipe.secrets import mask
+from tasks.recipe.uris import ALLOWED, refusal
 from tasks.runner import logbook, ranks
 from tasks.runner.relief import failure_key
 from tasks.runner.settings import Settings
+from tasks.runner.settings import settings as own_settings
 from tasks.runner.step import Attempt, find_step, run_step
 
 TAIL_LINES = 200
@@ -43,11 +46,13 @@ def read_plan(uri: str) -> tuple[Plan, Store]:
     """Read a frozen plan and open the store it lies in.
 
     Raises:
-        ConfigInvalid: The URI is not `<store>/runs/<run>/plan.json`.
+        ConfigInvalid: The URI is not `<store>/runs/<run>/plan.json`, or the installation may not read there.
     """
     store_uri, found, rest = uri.rpartition("/runs/")
     if not found or not rest.endswith("/plan.json"):
         raise ConfigInvalid(f"'{uri}' is not the URI of a plan: expected <store>/runs/<run>/plan.json")
+    if os.environ.get(ALLOWED) and store_uri != own_settings().store and (words := refusal(uri)):
+        raise ConfigInvalid(f"{words}; plans are read from PERENNIAL_STORE too")
     store = open_store(store_uri)
     return Plan.from_bytes(store.read(f"runs/{rest}")), store
 
@@ -71,6 +76,7 @@ def step_process(plan_uri: str, name: str, settings: Settings, *, fresh: bool) -
         except BaseException as error:  # noqa: BLE001  the rim: every failure becomes an exit code
             if not ranks.is_done(error):
                 failure, message = classify(error)
+                message = mask(message)
                 if failure is Failure.BUG:
                     traceback.print_exc()
                 said = failure.name.lower().replace("_", " ")
@@ -133,7 +139,7 @@ def _stop_on_sigterm(attempt: Attempt) -> None:
 
 @contextlib.contextmanager
 def _kept_output() -> Iterator[collections.deque[str]]:
-    """Copy everything that this process and its children print into a ring of the last lines."""
+    """Copy everything that this process and its children print into a ring of the last lines, masked."""
     tail: collections.deque[str] = collections.deque(maxlen=TAIL_LINES)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -146,8 +152,9 @@ def _kept_output() -> Iterator[collections.deque[str]]:
     def copy() -> None:
         with os.fdopen(reading, "rb") as pipe:
             for line in pipe:
-                tail.append(line.decode("utf-8", "replace").rstrip("\n"))
-                os.write(saved[0], line)
+                text = mask(line.decode("utf-8", "replace"))
+                tail.append(text.rstrip("\n"))
+                os.write(saved[0], text.encode())
 
     thread = threading.Thread(target=copy, daemon=True)
     thread.start()
