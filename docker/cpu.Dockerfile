@@ -14,12 +14,14 @@ RUN python3 -m venv /opt/venv
 ENV PATH=/opt/venv/bin:${PATH}
 COPY constraints.txt ./
 COPY docker/requirements/ ./requirements/
-# torch first and by itself: its build for the CPU is not the file whose hash the index of everything else has.
+# torch by itself: its build for the CPU is not the file whose hash the index of everything else has.
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,source=docker/wheels,target=/wheels \
     pip install --require-hashes --no-deps -r requirements/build.txt \
     && pip install -c constraints.txt ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch \
-    && pip install --require-hashes --no-deps -r requirements/tasks.txt \
-    && DS_BUILD_OPS=0 pip install --require-hashes --no-deps --no-build-isolation -r requirements/deepspeed.txt
+    && pip install --require-hashes --no-deps -r requirements/tasks.txt
+# DeepSpeed without operations: nothing trains in this image.
+RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,source=docker/wheels,target=/wheels \
+    DS_BUILD_OPS=0 pip install --require-hashes --no-deps --no-build-isolation -r requirements/deepspeed.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY tasks/ ./tasks/
 RUN pip install --no-deps --no-build-isolation . && pip check

@@ -12,16 +12,11 @@ ARG CUDA
 # The compiler and headers of CUDA; nothing of it is in the image, whose libraries come with torch.
 FROM ${CUDA} AS cuda
 
+# The instructions up to the packages are those of cpu.Dockerfile, so that a build for the CPU has their layers.
 FROM ${BASE} AS build
-ARG CPU=0
 ARG TORCH_INDEX=""
 ARG PIP_NO_INDEX=""
-# Generations of GPUs that DeepSpeed's operations are compiled for: A100, A10, L4 and L40, H100 and newer.
-ARG CUDA_ARCHS="8.0;8.6;8.9;9.0+PTX"
 ENV PIP_NO_INDEX=${PIP_NO_INDEX} PIP_FIND_LINKS=/wheels PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends g++ \
-    && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 RUN python3 -m venv /opt/venv
 ENV PATH=/opt/venv/bin:${PATH}
@@ -31,6 +26,12 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,source=docker/w
     pip install --require-hashes --no-deps -r requirements/build.txt \
     && pip install -c constraints.txt ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch \
     && pip install --require-hashes --no-deps -r requirements/tasks.txt
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
+ARG CPU=0
+# Generations of GPUs that DeepSpeed's operations are compiled for: A100, A10, L4 and L40, H100 and newer.
+ARG CUDA_ARCHS="8.0;8.6;8.9;9.0+PTX"
 # CPUs: -march=native, so build on the oldest kind of machine that the image will run on.
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,source=docker/wheels,target=/wheels \
     --mount=type=bind,from=cuda,target=/cuda \
