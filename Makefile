@@ -8,6 +8,12 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test check up down install constraints catalogue screenshots format clean soak
+.PHONY: images compose-up compose-down test-images image-requirements
+
+include docker/images.lock
+ENGINE ?= docker
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+COMPOSE := $(ENGINE) compose --env-file docker/images.lock --file docker/compose.yaml
 
 demo: $(INSTALLED)  ## Run the main job end to end and promote its model
 	$(BIN)/perennial demo
@@ -56,6 +62,25 @@ screenshots: $(INSTALLED)  ## Take the README's screenshots from the real thing 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+images:  ## Build the three images with ENGINE (docker or podman) from docker/images.lock
+	for name in orchestrator cpu trainer; do \
+	$(ENGINE) build --file docker/$$name.Dockerfile --tag localhost/perennial/$$name:latest --build-arg BASE=$(BASE_PYTHON) \
+	--build-arg CUDA=$(BASE_CUDA) --build-arg TORCH_INDEX=$(TORCH_INDEX) --build-arg VERSION=$(VERSION) \
+	--build-arg REVISION=$(shell git rev-parse HEAD) $(BUILD_FLAGS) . || exit 1; done
+
+compose-up:  ## Start the whole product on this machine in containers
+	PERENNIAL_SOCKET_GROUP=$(shell stat -c %g $(or $(PERENNIAL_SOCKET),/var/run/docker.sock)) $(COMPOSE) up --detach --wait
+	$(COMPOSE) exec api-server cat /run/secrets/login/passwords.json
+
+compose-down:  ## Stop it; its volumes stay
+	$(COMPOSE) down
+
+test-images: $(INSTALLED)  ## Build the images and run steps in them (needs root, podman, runc and debootstrap)
+	PERENNIAL_TEST_IMAGES=1 $(BIN)/python -m pytest tests/containers -v --timeout 3600
+
+image-requirements: $(INSTALLED)  ## Write docker/requirements/*.txt with hashes from pyproject.toml and constraints.txt
+	$(BIN)/python docker/write_requirements.py
 
 clean:  ## Remove the local state (the environment stays)
 	rm -rf .perennial

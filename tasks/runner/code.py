@@ -6,9 +6,12 @@ import ast
 import hashlib
 import importlib.metadata
 import keyword
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from packaging.requirements import Requirement
 
 TASKS = Path(__file__).resolve().parents[1]
 
@@ -61,11 +64,27 @@ def _digest(path: Path) -> str:
 
 
 def _version(name: str) -> str:
-    """The installed version without its build tag ("2.13.0", not "2.13.0+cpu")."""
+    """The installed version without its build tag ("2.13.0", not "2.13.0+cpu").
+
+    Where plans are made there may be no such library; the steps then run in images built from the constraints
+    that PERENNIAL_CONSTRAINTS names, and have the version that is pinned there.
+    """
     try:
         return importlib.metadata.version(name).split("+")[0]
     except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+        return _pinned(os.environ.get("PERENNIAL_CONSTRAINTS", "")).get(name, "not installed")
+
+
+@cache
+def _pinned(path: str) -> dict[str, str]:
+    """The versions that a file of constraints gives to this Python, "" for no file."""
+    found: dict[str, str] = {}
+    for line in Path(path).read_text(encoding="utf-8").splitlines() if path else []:
+        if line and not line.startswith("#"):
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate():
+                found[requirement.name] = next(iter(requirement.specifier)).version
+    return found
 
 
 def _closure(start: Path) -> set[Path]:

@@ -70,3 +70,16 @@ def test_comments_and_formatting_do_not_count(tree: Path) -> None:
 def test_versions_leave_out_the_build_tag(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.version", lambda name: "2.13.0+cpu")
     assert code.code_of("merge", "linear")["versions"] == {"torch": "2.13.0", "safetensors": "2.13.0"}
+
+
+def test_a_library_that_is_not_installed_has_the_version_of_the_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where plans are made there is no torch; another version in the images must not be a cache hit."""
+    pins = tmp_path / "constraints.txt"
+    pins.write_text("# pins\nnosuchlib==1.2 ; python_version < '3'\nnosuchlib==3.4 ; python_version >= '3'\n")
+    assert code._version("nosuchlib") == "not installed"
+    monkeypatch.setenv("PERENNIAL_CONSTRAINTS", str(pins))
+    assert code._version("nosuchlib") == "3.4"
+    assert code._version("othersuchlib") == "not installed"
+    assert code._version("pytest") != "not installed"
