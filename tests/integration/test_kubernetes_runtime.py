@@ -15,7 +15,6 @@ import logging
 import os
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -310,12 +309,20 @@ def test_p5_the_log_comes_while_the_pod_runs(
 ) -> None:
     api.script(scheduled(), running("early words"), Wait(), vanished())
     deferred = start(Task())
-    name = pod(api)["metadata"]["name"]
-    # Lines of the current second are left for the next look, so that none comes twice.
-    threading.Timer(2.5, api.go_on, [name]).start()
-    with pytest.raises(StepFailed):
-        resume(Task(), deferred)
+
+    async def watch() -> Any:
+        ending = asyncio.create_task(first(trigger_of(deferred)))
+        for _ in range(300):
+            await asyncio.sleep(0.1)
+            if "early words" in said():
+                break
+        api.go_on(pod(api)["metadata"]["name"])
+        return await ending
+
+    event = asyncio.run(watch())
     assert "early words" in said()
+    with pytest.raises(StepFailed):
+        operator().trigger_reentry(Task().context, event)
 
 
 # ---- P1: lost, doubled, dead pods

@@ -15,7 +15,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from airflow.sdk import DAG
+from airflow.sdk import DAG, RetryAction
 from airflow.serialization.serialized_objects import DagSerialization
 from kubernetes.client import (
     ApiClient,
@@ -30,6 +30,7 @@ from kubernetes.client import (
     V1PodStatus,
 )
 from runtimes import kubernetes
+from runtimes.failures import RETRIES, RETRIES_OF_PODS, RULES, RetryByClass, StepFailed
 from runtimes.pods import CONTAINER, GONE, LONGEST, ended, label_value, labels, last_words, observe, pod_name
 from runtimes.steps import StepTask
 from runtimes.table import make_step
@@ -220,6 +221,44 @@ def test_p14_the_dag_is_the_same_at_every_parse(settings: None, monkeypatch: pyt
     monkeypatch.setenv("PERENNIAL_IMAGE_TRAINER", "registry.example/perennial/trainer@sha256:" + "8" * 64)
     monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(int=0xBEE))
     assert parsed() == before
+
+
+# ---- P4: retries by class
+
+
+class State(dict[str, Any]):
+    """Airflow's task state store."""
+
+    def set(self, key: str, value: Any) -> None:
+        self[key] = value
+
+
+def test_p4_each_class_has_its_own_count() -> None:
+    context: Any = {"task_state_store": State()}
+    policy, tries = RetryByClass(), iter(range(1, 1000))
+
+    def again(failure: Failure) -> RetryAction:
+        error = StepFailed("adapted", failure, "why")
+        return policy.evaluate(error, next(tries), RETRIES_OF_PODS, context).action
+
+    for _ in range(50):
+        assert again(Failure.PREEMPTED) is RetryAction.RETRY
+    for _ in range(RULES[Failure.INFRASTRUCTURE].retries):
+        assert again(Failure.INFRASTRUCTURE) is RetryAction.RETRY
+    assert again(Failure.INFRASTRUCTURE) is RetryAction.FAIL
+    assert again(Failure.OUT_OF_MEMORY) is RetryAction.RETRY
+    assert again(Failure.OUT_OF_MEMORY) is RetryAction.FAIL
+
+
+def test_p4_airflows_own_limit_never_comes_first() -> None:
+    assert kubernetes.make(step("gpu")).retries == RETRIES_OF_PODS
+    assert sum(rule.retries for rule in RULES.values()) < RETRIES_OF_PODS
+
+
+def test_p4_what_has_no_class_is_not_tried_for_ever() -> None:
+    context: Any = {"task_state_store": State()}
+    found = [RetryByClass().evaluate(OSError("x"), 1, 9, context).action for _ in range(RETRIES + 1)]
+    assert found == [RetryAction.DEFAULT] * RETRIES + [RetryAction.FAIL]
 
 
 # ---- P25: labels and names
