@@ -248,6 +248,17 @@ def test_a_password_is_asked_for(deployment: Deployment) -> None:
     assert wrong.status_code == 401
 
 
+def test_the_pods_account_is_no_administrator(deployment: Deployment) -> None:
+    made = requests.post(
+        deployment.uri + "/api/2.0/mlflow/users/create",
+        json={"username": "friend", "password": "a long password"},
+        auth=("perennial", deployment.logins["perennial"]),
+        headers={"Host": INTERNAL},
+        timeout=30,
+    )
+    assert made.status_code == 403
+
+
 def test_p12_the_clients_hosts_are_let_in_and_others_are_not(deployment: Deployment) -> None:
     """P12: the very header that a pod of a step sends."""
     settings = named("dev", "ConfigMap")["perennial-settings"]["data"]
@@ -271,13 +282,13 @@ def test_the_servers_process_holds_no_password_of_the_database(deployment: Deplo
 
 
 @pytest.mark.parametrize(
-    ("database", "may"), [("mlflow", True), ("mlflow_auth", True), ("airflow", False), ("postgres", True)]
+    ("name", "may"), [("mlflow", True), ("mlflow_auth", True), ("airflow", False), ("postgres", True)]
 )
-def test_each_role_reaches_its_own_databases_only(deployment: Deployment, database: str, may: bool) -> None:
+def test_each_role_reaches_its_own_databases_only(deployment: Deployment, name: str, may: bool) -> None:
     """`postgres` is everyone's and empty."""
     service = (deployment.secrets / "database" / "pg_service.conf").read_text()
     password = next(line for line in service.splitlines() if line.startswith("password=")).split("=", 1)[1]
-    command = ["psql", "--no-password", f"postgresql://mlflow@127.0.0.1:{deployment.postgres}/{database}"]
+    command = ["psql", "--no-password", f"postgresql://mlflow@127.0.0.1:{deployment.postgres}/{name}"]
     env = {"PATH": f"{programs()}:{deployment.env['PATH']}", "PGPASSWORD": password}
     done = subprocess.run([*command, "-c", "select 1"], env=env, capture_output=True, text=True, check=False)
     assert (done.returncode == 0) is may
