@@ -11,13 +11,13 @@ from shared.approval import promotion, question
 
 def summary(model: str, version: str) -> str:
     """The version's report in short, as Markdown."""
-    return answer("summary", "--model", model, "--version", version)
+    return answer("summary", f"--model={model}", f"--version={version}")
 
 
 def target(context: Any) -> list[str]:
     """The arguments that name the version."""
     params = context["params"]
-    return ["--model", str(params["model"]), "--version", str(params["version"])]
+    return [f"--model={params['model']}", f"--version={params['version']}"]
 
 
 with DAG(

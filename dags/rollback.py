@@ -16,7 +16,7 @@ def commands(context: Any) -> list[list[str]]:
     params = context["params"]
     by = context["dag_run"].triggering_user_name or NOBODY
     run = run_name("rollback", context["run_id"])
-    return [["rollback", str(params["model"]), "--by", by, "--reason", str(params["reason"]), "--run", run]]
+    return [["rollback", str(params["model"]), f"--by={by}", f"--reason={params['reason']}", f"--run={run}"]]
 
 
 with DAG(
@@ -30,7 +30,10 @@ with DAG(
     default_args={"owner": "perennial"},
     params={
         "model": Param(
-            type="string", minLength=1, title="Model", description="Name of the registered model."
+            type="string",
+            pattern="^[^-/:\\s][^/:\\s]*$",  # it is an argument of a command, never one of its options
+            title="Model",
+            description="Name of the registered model.",
         ),
         "reason": Param(
             type="string",

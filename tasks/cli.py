@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from tasks.recipe.failures import Failure, PerennialError
+from tasks.recipe.secrets import mask
 from tasks.runner.settings import Settings, settings
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(options, settings())
     except PerennialError as error:
-        print(error, file=sys.stderr)
+        print(mask(str(error)), file=sys.stderr)
         return int(error.failure)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -164,6 +165,20 @@ def _rollback(options: argparse.Namespace, places: Settings) -> int:
     from tasks.runner.release import roll_back
 
     print(roll_back(places, options.model, options.by, options.reason, options.run or ""))
+    return 0
+
+
+def _sign(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.release import sign_version
+
+    print(sign_version(places, options.model, options.version, options.by))
+    return 0
+
+
+def _key(_: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.release import own_key
+
+    print(own_key(places))
     return 0
 
 
@@ -332,9 +347,14 @@ def _parser() -> argparse.ArgumentParser:
     rollback = add("rollback", _rollback, "put the previous champion back")
     rollback.add_argument("model")
     rollback.add_argument("--run", metavar="ID", help="a retry with the same id changes nothing")
-    for sub in (promote, reject, rollback):
+    sign = add("sign", _sign, "vouch for a version that has no signature of a trusted key")
+    sign.add_argument("model")
+    sign.add_argument("version", help="its number or alias")
+    for sub in (promote, reject, rollback, sign):
         sub.add_argument("--by", default=os.environ.get("USER", "unknown"), help="who decides")
+    for sub in (promote, reject, rollback):
         sub.add_argument("--reason", default="", help="why, for the ledger")
+    add("key", _key, "the key that signs releases: its id and its public half; made now on a laptop")
     history = add("history", _history, "who promoted what, when, on what evidence")
     history.add_argument("model")
     history.add_argument("--at", metavar="DATE", help="which version was champion then (ISO date or time)")

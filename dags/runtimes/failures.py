@@ -16,7 +16,13 @@ NOTHING_TO_DO = 10
 """Exit code of a command that found nothing to do; what comes after it is skipped."""
 
 RETRIES = 4
-"""Airflow's own limit for a task; the table below can only stay under it."""
+"""Airflow's own limit for a command of the worker, where a worker that is lost counts too; the table below
+can only stay under it."""
+
+LONGEST_DELAY = timedelta(minutes=5)
+
+COUNTS = "failures"
+"""Key of a task's state: how often it failed with each class so far."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +35,14 @@ class Rule:
 
 
 RULES: Mapping[Failure, Rule] = {
-    Failure.PREEMPTED: Rule(4, timedelta(seconds=1), "preempted: resumes from its last checkpoint"),
+    Failure.PREEMPTED: Rule(100, timedelta(seconds=1), "preempted: resumes from its last checkpoint"),
     Failure.INFRASTRUCTURE: Rule(3, timedelta(seconds=10), "infrastructure: the same command again"),
     Failure.OUT_OF_MEMORY: Rule(1, timedelta(seconds=30), "out of memory: once more, sparing memory"),
 }
 assert frozenset(RULES) == RETRIED
+
+RETRIES_OF_PODS = RETRIES + sum(rule.retries for rule in RULES.values())
+"""Airflow's own limit where steps run elsewhere: so high that the classes' own counts always come first."""
 
 
 class CommandFailed(AirflowException):
@@ -63,7 +72,11 @@ def failure_of(code: int) -> Failure:
 
 
 class RetryByClass(RetryPolicy):
-    """Airflow's question "again?", answered from the class of the failure."""
+    """Airflow's question "again?", answered from the class of the failure.
+
+    Each class has its own count, kept in the task's state: a step that was preempted ten times still has its
+    retries for a store that was away. Where there is no task state, every try counts.
+    """
 
     def evaluate(
         self,
@@ -74,10 +87,25 @@ class RetryByClass(RetryPolicy):
     ) -> RetryDecision:
         """Retry while the rule of the failure's class allows it; fail at once where no retry can mend it."""
         if not isinstance(exception, (CommandFailed, StepFailed)):
+            if count(context, "OTHER", try_number) > RETRIES:
+                return RetryDecision.fail(f"given up after {RETRIES} retries")
             return RetryDecision.default()
         rule = RULES.get(exception.failure)
         if rule is None:
             return RetryDecision.fail(f"{exception.failure.name.lower()}: a retry cannot mend this")
-        if try_number > rule.retries:
-            return RetryDecision.fail(f"{rule.reason}; given up after {try_number} tries")
-        return RetryDecision.retry(rule.delay * 2 ** (try_number - 1), rule.reason)
+        times = count(context, exception.failure.name, try_number)
+        if times > rule.retries:
+            return RetryDecision.fail(f"{rule.reason}; given up after {times} tries")
+        delay = min(rule.delay * 2 ** min(times - 1, 10), LONGEST_DELAY)
+        return RetryDecision.retry(delay, rule.reason)
+
+
+def count(context: Any, name: str, try_number: int) -> int:
+    """Count a failure of a class; how many there were of it, this one included."""
+    state = context.get("task_state_store") if context else None
+    if state is None:
+        return try_number
+    counts = dict(state.get(COUNTS) or {})
+    counts[name] = counts.get(name, 0) + 1
+    state.set(COUNTS, counts)
+    return int(counts[name])

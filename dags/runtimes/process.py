@@ -25,6 +25,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, D
 from runtimes.failures import NOTHING_TO_DO, RETRIES, CommandFailed, RetryByClass
 from tasks.recipe.failures import PerennialError
 from tasks.recipe.run_names import plan_uri, run_name
+from tasks.recipe.secrets import mask
 
 ROOT = Path(__file__).resolve().parents[2]
 """The repository, or wherever the DAGs' folder lies: commands run here."""
@@ -79,7 +80,7 @@ class ProcessOperator(BaseOperator):
 
     def _run(self, arguments: Sequence[str], lock: Path) -> int:
         command = [*perennial(), *arguments]
-        self.log.info("$ %s", shlex.join(["perennial", *arguments]))
+        self.log.info("$ %s", mask(shlex.join(["perennial", *arguments])))
         grace = os.environ.get("PERENNIAL_GRACE_SECONDS", "120")
         guarded = [
             sys.executable,
@@ -104,7 +105,7 @@ class ProcessOperator(BaseOperator):
         ) as self._guard:
             assert self._guard.stdout is not None
             for line in self._guard.stdout:
-                self.log.info("%s", line.decode("utf-8", "replace").rstrip())
+                self.log.info("%s", mask(line.decode("utf-8", "replace").rstrip()))
         return self._guard.returncode
 
     def _nothing_to_do(self) -> None:
@@ -167,5 +168,5 @@ def answer(*arguments: str) -> str:
         check=False,
     )
     if done.returncode != 0:
-        raise CommandFailed(f"perennial {arguments[0]}: {done.stderr.strip()[-1000:]}", done.returncode)
+        raise CommandFailed(f"perennial {arguments[0]}: {mask(done.stderr.strip()[-1000:])}", done.returncode)
     return done.stdout

@@ -86,6 +86,6 @@ def promotion(asked: bool, target: Target) -> Commands:
         wanted = str(context["params"].get("reason") or "")
         reason = decision.reason or wanted or "all gates passed"
         command = "promote" if decision.approved else "reject"
-        return [[command, *target(context), "--by", decision.by, "--reason", reason]]
+        return [[command, *target(context), f"--by={decision.by}", f"--reason={reason}"]]
 
     return commands

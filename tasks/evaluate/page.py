@@ -17,6 +17,7 @@ from tasks.evaluate.plots import (
     signed,
     verdict_colour,
 )
+from tasks.evaluate.trainings import trainings_table
 
 PLACEHOLDER = "<!-- changes -->"
 """Where the release stage inserts what changed since the champion, and why."""
@@ -72,7 +73,7 @@ def page(report: Mapping[str, Any], logs: Mapping[str, Sequence[tuple[float, flo
         _section("What changed and why", "", f'<div class="changes">{PLACEHOLDER}</div>'),
         _differences(report["sets"]),
         _table(report),
-        _losses(logs),
+        _losses(logs, report["trainings"]),
         _manifest(report),
     ]
     return (
@@ -195,11 +196,13 @@ def _table(report: Mapping[str, Any]) -> str:
     )
 
 
-def _losses(logs: Mapping[str, Sequence[tuple[float, float]]]) -> str:
+def _losses(
+    logs: Mapping[str, Sequence[tuple[float, float]]], trainings: Mapping[str, Mapping[str, Any]]
+) -> str:
     if not logs:
         return ""
     note = "The loss that each training step minimised, with a running mean; scales differ between steps."
-    return _section("Training", note, loss_curves(logs))
+    return _section("Training", note, loss_curves(logs) + trainings_table(trainings))
 
 
 def _manifest(report: Mapping[str, Any]) -> str:

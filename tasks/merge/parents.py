@@ -115,7 +115,7 @@ def _open(item: Input) -> Parent:
                 f"model '{item.ref}' has no {needed.name}; a merge needs full model directories"
             )
     try:
-        config = AutoConfig.from_pretrained(item.path, local_files_only=True)
+        config = AutoConfig.from_pretrained(item.path, local_files_only=True, trust_remote_code=False)
     except (ValueError, KeyError, OSError) as error:
         raise ConfigInvalid(
             f"model '{item.ref}': unknown architecture or broken config.json: {error}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tasks.recipe.overrides import FILE, Overridden, apply_overrides
 from tasks.recipe.problems import Problem, did_you_mean, dotted, format_problems
 from tasks.recipe.references import check_uri, implied_kind
 from tasks.recipe.release_rules import release_faults
+from tasks.recipe.secrets import mask, secrets_in
 from tasks.recipe.structure import Fault, Shape, shape
 
 __all__ = ["Checked", "Problem", "check", "format_problems"]
@@ -61,9 +62,11 @@ def check(
     faults = list(shaped.faults)
     if shaped.recipe is not None:
         faults += recipe_faults(shaped.recipe, shaped, changed.value, catalogue)
+    faults += _secret_faults(changed.value)
     problems = [*loaded.problems, *changed.problems]
     problems += [_problem(fault, loaded, changed) for fault in faults]
-    unique = sorted(set(problems), key=lambda each: (each.file == FILE, each))
+    shown = {replace(each, message=mask(each.message), remedy=mask(each.remedy)) for each in problems}
+    unique = sorted(shown, key=lambda each: (each.file == FILE, each))
     return Checked(None if unique else shaped.recipe, unique)
 
 
@@ -100,6 +103,12 @@ def _problem(fault: Fault, loaded: Loaded, changed: Overridden) -> Problem:
             line, column = loaded.places[path[:length]]
             return Problem(loaded.file, line, column, dotted(path), message, remedy)
     return Problem(loaded.file, 1, 1, dotted(path), message, remedy)
+
+
+def _secret_faults(value: Any) -> list[Fault]:
+    """Secrets written into the recipe: plans, logs and MLflow would show them to everybody."""
+    remedy = "take it out and change it where it is from; steps get theirs from the environment or a role"
+    return [(path, f"this looks like {kind}", remedy) for path, kind in secrets_in(value)]
 
 
 def _data_faults(recipe: Recipe) -> list[Fault]:

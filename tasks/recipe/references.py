@@ -14,8 +14,7 @@ from typing import Literal
 from tasks.recipe.failures import ConfigInvalid
 from tasks.recipe.models import NAME
 from tasks.recipe.problems import did_you_mean
-
-SCHEMES = ("s3://", "file://", "hf://", "pydocs://", "models:/")
+from tasks.recipe.uris import check_place
 
 PYDOCS = {
     "language-reference": "documents",
@@ -85,9 +84,8 @@ def implied_kind(uri: str) -> str | None:
 
 
 def check_uri(uri: str) -> None:
-    """Refuse a URI that no source can read; raises ConfigInvalid."""
-    if not uri.startswith(SCHEMES):
-        raise ConfigInvalid(f"'{uri}' is no URI that can be read; they begin with {', '.join(SCHEMES)}")
+    """Refuse a URI that no source can read, or that this installation does not; raises ConfigInvalid."""
+    check_place(uri)
     scheme, _, rest = uri.partition("://")
     if uri.startswith("models:/"):
         if not _MODEL.match(uri):

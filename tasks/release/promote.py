@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from tasks.artefacts import Store, problems
 from tasks.recipe.failures import ConfigInvalid, DataInvalid
 from tasks.recipe.models import NOBODY
+from tasks.release import signature
 from tasks.tracking import ledger, registry
 from tasks.tracking.registry import VersionInfo
 
@@ -52,8 +53,10 @@ def promote(
         run: The Perennial run that asks, or "".
 
     Raises:
-        ConfigInvalid: No such version, no actor or reason, or it is the champion already.
-        DataInvalid: The model's artefact is missing or altered, or the ledger was tampered with.
+        ConfigInvalid: No such version, no actor or reason, it is the champion already, or it is not signed
+            by a trusted key.
+        DataInvalid: The model's artefact is missing or altered, the version is not what was signed, or the
+            ledger was tampered with.
         Infrastructure: The store or MLflow is unreachable.
     """
     _require(actor, reason)
@@ -127,8 +130,9 @@ def rollback(store: Store, model: str, actor: str, reason: str, run: str = "") -
     With a `run`, repeating the same decision changes nothing; by hand, a second rollback undoes the first.
 
     Raises:
-        ConfigInvalid: There is no previous version.
-        DataInvalid: Its artefact is missing or altered, or the ledger was tampered with.
+        ConfigInvalid: There is no previous version, or it is not signed by a trusted key.
+        DataInvalid: Its artefact is missing or altered, it is not what was signed, or the ledger was tampered
+            with.
         Infrastructure: The store or MLflow is unreachable.
     """
     _require(actor, reason)
@@ -292,11 +296,7 @@ def _asked_for(store: Store, model: str, version: str, action: str, actor: str, 
 
 
 def _check_artefact(store: Store, wanted: VersionInfo) -> None:
-    if not wanted.digest:
-        raise ConfigInvalid(
-            f"version {wanted.version} of '{wanted.name}' has no tag perennial.candidate: it was not "
-            f"registered by Perennial, so nothing proves what it holds; register it with `perennial register`"
-        )
+    signature.verify(store, wanted)
     damage = problems(store, wanted.digest)
     if damage:
         raise DataInvalid(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.artefacts import Store, fetch, problems
 from tasks.recipe.failures import DataInvalid, Infrastructure
+from tasks.recipe.fingerprints import canonical
+from tasks.release import signature
 from tasks.release.card import card
 from tasks.release.gates import failure, judge, stopped
 from tasks.release.promote import decided_against, reconcile
@@ -69,7 +72,7 @@ def register(
 
     Args:
         store: Holds the run.
-        plan: The frozen plan.
+        plan: The frozen plan, whole, as the store has it: the signature covers it.
         records: The run's step records by step, in the plan's order.
         plan_uri: Where the plan is.
         parent: The MLflow parent run's id.
@@ -78,7 +81,7 @@ def register(
 
     Raises:
         GatesFailed: A stop gate failed; release.json is written and nothing registered.
-        ConfigInvalid: A gate cannot be judged on this report.
+        ConfigInvalid: A gate cannot be judged on this report, or there is no key to sign the version with.
         DataInvalid: The report or the candidate is unreadable, missing or altered.
         Infrastructure: The store or MLflow is unreachable, or a step has not run.
     """
@@ -112,10 +115,12 @@ def register(
         headline = f"{facts.model}: refused: {len(stopped(results))} gates failed"
     else:
         outcome = "registered"
-        made, semantic, change = _register(
-            facts, steps, candidate, evidence, source, champion, plan_uri, parent
-        )
-        version = made.version
+        made, tags = _register(facts, steps, candidate, evidence, source, champion, plan_uri, parent)
+        whole = plan.model_dump(mode="json") if isinstance(plan, PlanFacts) else plan
+        digest = hashlib.sha256(canonical(whole)).hexdigest()
+        signature.sign_registered(store, made, tags, plan=digest, by=actor)
+        version, semantic = made.version, made.semantic
+        change = made.tags.get("perennial.version_reason", tags["perennial.version_reason"])
         headline = f"{facts.model} {semantic} (version {version}) waits for a decision"
         _enter(store, facts, made, evidence, actor)
 
@@ -212,7 +217,8 @@ def _register(
     champion: VersionInfo | None,
     plan_uri: str,
     parent: str,
-) -> tuple[VersionInfo, str, str]:
+) -> tuple[VersionInfo, dict[str, str]]:
+    """The version, new or known, and the tags that it was to have."""
     taken = {
         each.semantic
         for each in registry.versions(plan.model)
@@ -244,14 +250,9 @@ def _register(
             for output, made in record.outputs.items()
         },
     }
-    made = registry.register(
-        plan.model,
-        source,
-        parent,
-        {name: value for name, value in tags.items() if value},
-        description=f"{plan.model} {semantic}: {change}. Its card is release/model-card.md of the run.",
-    )
-    return made, made.semantic, made.tags.get("perennial.version_reason", change)
+    given = {name: value for name, value in tags.items() if value}
+    card_place = f"{plan.model} {semantic}: {change}. Its card is release/model-card.md of the run."
+    return registry.register(plan.model, source, parent, given, description=card_place), given
 
 
 def _pins(pins: Mapping[str, Pinned | None]) -> str:

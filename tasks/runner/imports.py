@@ -12,6 +12,8 @@ from typing import Any
 from tasks.artefacts import Store, commit, load_manifest, open_store
 from tasks.recipe.failures import ConfigInvalid, Infrastructure
 from tasks.recipe.plan import Pinned
+from tasks.recipe.uris import check_path, check_place
+from tasks.release import signature
 from tasks.runner.settings import Settings
 from tasks.tracking import registry
 
@@ -19,13 +21,20 @@ from tasks.tracking import registry
 WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 
 
+HEADER_BYTES = 100_000_000
+"""The largest header that the safetensors format allows."""
+
+
 def import_model(uri: str, store: Store, settings: Settings) -> Pinned:
     """Bring a model into the store and pin it by digest.
 
     Raises:
-        ConfigInvalid: There is no such model, or it is not a safetensors causal LM folder.
+        ConfigInvalid: There is no such model, it is not a safetensors causal LM folder, it may not be read
+            from there, or it is a version that nobody trusted has signed.
+        DataInvalid: A version of the registry, its plan or its signature was altered.
         Infrastructure: The place it lies in cannot be reached.
     """
+    check_place(uri)
     if uri.startswith("models:/"):
         version = registry.resolve(uri, settings.tracking)
         if not version.digest:
@@ -33,6 +42,7 @@ def import_model(uri: str, store: Store, settings: Settings) -> Pinned:
                 f"{uri}: version {version.version} was not registered by Perennial, so nothing proves what "
                 f"it holds; refer to its weights by file:// or s3:// instead"
             )
+        signature.verify(store, version)
         manifest = load_manifest(store, version.digest)
         return Pinned(digest=version.digest, kind=manifest.kind, meta=dict(manifest.meta))
     with tempfile.TemporaryDirectory(prefix="perennial-import-") as scratch:
@@ -50,6 +60,7 @@ def _copy(uri: str, pattern: str, folder: Path) -> None:
         if not source.is_dir():
             raise ConfigInvalid(f"{uri}: there is no such folder; a model is a folder with a config.json")
         for path in sorted(source.glob(pattern)):
+            check_path(path)
             shutil.copyfile(path, folder / path.name)
     elif scheme == "s3":
         bucket = open_store(uri)
@@ -89,15 +100,28 @@ def _commit(uri: str, folder: Path, store: Store) -> Pinned:
     return Pinned(digest=manifest.digest, kind="model", meta=meta)
 
 
+def _header(path: Path) -> dict[str, Any]:
+    """The header of a safetensors file; a pickle that was renamed has none."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        try:
+            found = json.loads(file.read(min(length, HEADER_BYTES)))
+        except ValueError as error:
+            raise ConfigInvalid(
+                f"{path.name} is called safetensors and is something else; convert the weights again"
+            ) from error
+    if not isinstance(found, dict):
+        raise ConfigInvalid(f"{path.name}: its header lists no tensors; convert the weights again")
+    return found
+
+
 def _facts(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The facts that plans need of a model, read from its files without loading it."""
     tokenizer = folder / "tokenizer.json"
     sizes = [path.stat().st_size for path in folder.glob("*.safetensors")]
     parameters = 0
     for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for name, tensor in header.items():
+        for name, tensor in _header(path).items():
             if name != "__metadata__":
                 count = 1
                 for length in tensor["shape"]:

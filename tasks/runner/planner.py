@@ -19,6 +19,7 @@ from tasks.recipe.models import Recipe
 from tasks.recipe.plan import Pinned, Plan, PlannedStep, resolve
 from tasks.recipe.references import parse_reference
 from tasks.recipe.run_names import plan_uri
+from tasks.release import signature
 from tasks.runner.code import code_of
 from tasks.runner.imports import import_model
 from tasks.runner.records import StepRecord, run_key
@@ -52,8 +53,9 @@ def freeze(
         refresh: Steps to run although nothing changed.
 
     Raises:
-        ConfigInvalid: The recipe has problems; the message lists all of them.
-        DataInvalid: A data source cannot be read.
+        ConfigInvalid: The recipe has problems (the message lists all of them), or the champion is not signed
+            by a trusted key.
+        DataInvalid: A data source cannot be read, or the champion is not what was signed.
     """
     catalogue = Catalogue.load()
     checked = check(recipe_path, catalogue, overrides)
@@ -89,8 +91,11 @@ def freeze(
         )
 
     names = _references(recipe, "champion")
+    if champion and names:
+        signature.verify(store, champion)
     plan = bound({name: _champion_pin(name, champion, store) for name in names})
     if champion and champion.tags.get("perennial.intent") == plan.intent and not refresh:
+        signature.verify(store, champion)
         before = _plan_of(champion, store)
         if before is not None:
             return bound(before.bindings)

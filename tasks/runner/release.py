@@ -7,10 +7,12 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Table
 
-from tasks.artefacts import Store, open_store
-from tasks.recipe.failures import ConfigInvalid, GatesFailed
+from tasks.artefacts import Store, open_store, problems
+from tasks.recipe.failures import ConfigInvalid, DataInvalid, GatesFailed
 from tasks.recipe.plan import Plan
 from tasks.release import promote as decisions
+from tasks.release import signature
+from tasks.release.keys import key_id, public_text, signing_key
 from tasks.release.register import ReleaseRecord, register
 from tasks.runner.logbook import open_parent
 from tasks.runner.planner import run_of
@@ -33,7 +35,7 @@ def register_run(plan: Plan, uri: str, store: Store, settings: Settings) -> Rele
     try:
         record = register(
             store,
-            plan.model_dump(),
+            plan.model_dump(mode="json"),
             records,
             plan_uri=uri,
             parent=parent,
@@ -75,6 +77,43 @@ def roll_back(settings: Settings, model: str, by: str, reason: str, run: str) ->
         f"'{model}' rolled back from version {decision.line.from_version} to {decision.line.to_version} "
         f"by {by}: {reason}\nchampion: {decision.champion}, previous: {decision.previous}"
     )
+
+
+def sign_version(settings: Settings, model: str, version: str, by: str) -> str:
+    """Sign a version that has no trusted signature, on a person's word; what was done, in words.
+
+    Raises:
+        ConfigInvalid: There is no such version, or no key to sign with.
+        DataInvalid: Its model is missing or altered, or the record of its run says something else.
+    """
+    store = open_store(settings.store)
+    found = registry.version(model, version)
+    damage = problems(store, found.digest) if found.digest else []
+    if damage:
+        raise DataInvalid(
+            f"version {found.version} of '{model}': its model is damaged: {'; '.join(damage[:5])}"
+        )
+    run = found.tags.get("perennial.run", "")
+    key = f"runs/{run}/release.json"
+    told = "its run is no longer in the store: nothing could be compared with it"
+    if run and store.stat(key) is not None:
+        record = ReleaseRecord.model_validate_json(store.read(key))
+        said = (record.model, record.candidate, record.report)
+        held = (model, found.digest, found.tags.get("perennial.report"))
+        if said != held:
+            raise DataInvalid(
+                f"version {found.version} of '{model}' is not what {store.locate(key)} says that the run "
+                f"registered: {said} there, {held} in MLflow; somebody changed one of the two"
+            )
+        told = f"model and report are those that run '{run}' registered"
+    signed = signature.sign(store, found, by)
+    return f"version {found.version} of '{model}' signed by {by} with the key {signed.key}; {told}"
+
+
+def own_key(settings: Settings) -> str:
+    """The installation's key: its id, and its public half as PERENNIAL_TRUSTED_KEYS holds it."""
+    public = signing_key(settings.store).public_key()
+    return f"{key_id(public)}\n{public_text(public)}".rstrip()
 
 
 def summary_of(settings: Settings, plan: str | None, model: str | None, version: str | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, Infrastructure
 from tasks.recipe.problems import did_you_mean
+from tasks.recipe.uris import check_place
 from tasks.sources import files, hub, pydocs
 from tasks.sources.rows import ROWS, texts_of
 from tasks.sources.splits import SPLITS
@@ -84,6 +85,7 @@ def materialise(
         raise ConfigInvalid(
             f"'{uri}' is no source of data; known are {', '.join(f'{s}://' for s in SCHEMES)}"
         )
+    check_place(uri)
     implied = kind_of(uri)
     if kind and implied and kind != implied:
         raise ConfigInvalid(f"'{uri}' is of kind {implied}, not {kind}; remove 'kind'")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, Infrastructure
+from tasks.recipe.uris import check_path
 
 _WILD = re.compile(r"[*?\[]")
 _S3_REFUSED = frozenset(
@@ -55,13 +56,19 @@ def list_files(uri: str) -> Listing:
 def _local(uri: str) -> Listing:
     given = Path(uri.removeprefix("file://"))
     if given.is_file():
-        return Listing([given.name], lambda name: nullcontext(given.parent / name))
+        return Listing([given.name], lambda name: _opened(given.parent / name))
     base, pattern = (str(given), "") if given.is_dir() else _split(str(given))
     folder = Path(base or ".")
     if not folder.is_dir():
-        return Listing([], lambda name: nullcontext(folder / name))
+        return Listing([], lambda name: _opened(folder / name))
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    return Listing(_chosen(names, pattern), lambda name: nullcontext(folder / name))
+    return Listing(_chosen(names, pattern), lambda name: _opened(folder / name))
+
+
+def _opened(path: Path) -> AbstractContextManager[Path]:
+    """A local file, unless it is a link to where nothing may be read."""
+    check_path(path)
+    return nullcontext(path)
 
 
 def _in_s3(uri: str) -> Listing:

@@ -16,6 +16,7 @@ from urllib.parse import urlparse
 from urllib.request import url2pathname
 
 from tasks.recipe.failures import ConfigInvalid, PerennialError
+from tasks.recipe.secrets import mask
 from tasks.tracking.server import artifact_location, call, code_of
 
 if TYPE_CHECKING:
@@ -262,7 +263,8 @@ def flatten(options: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def cut(value: str, limit: int) -> str:
-    """The value, or its beginning with a marker that says how long it was and its sha256."""
+    """The value with its secrets masked, or its beginning with a marker: how long it was, and its sha256."""
+    value = mask(value)
     if len(value) <= limit:
         return value
     marker = f" ... [cut: {len(value)} characters, sha256 {sha256(value.encode()).hexdigest()}]"

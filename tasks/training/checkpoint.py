@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from tasks.recipe.failures import ConfigInvalid, Infrastructure
 from tasks.stage import StepContext
+from tasks.training.checkpoint_data import as_data
 from tasks.training.elastic import UNIVERSAL, to_universal
 from tasks.training.interface import Regulariser
 from tasks.training.log import line, read_rows
@@ -213,9 +214,10 @@ def restore(
     source, tag = directory, ENGINE
     if engine.load_universal_checkpoint():
         source, tag = to_universal(directory, context.work, ENGINE, process), UNIVERSAL
-    path, _ = engine.load_checkpoint(
-        str(source), tag=tag, load_module_strict=not _any_frozen(engine), load_lr_scheduler_states=False
-    )
+    with as_data(directory):
+        path, _ = engine.load_checkpoint(
+            str(source), tag=tag, load_module_strict=not _any_frozen(engine), load_lr_scheduler_states=False
+        )
     if path is None:
         raise Infrastructure(f"DeepSpeed found nothing to load in the checkpoint {directory}")
     if engine.load_universal_checkpoint():

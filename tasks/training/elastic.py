@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from tasks.recipe.failures import ConfigInvalid, Infrastructure
+from tasks.training.checkpoint_data import as_data
 from tasks.training.options import TrainOptions
 from tasks.training.process import Process
 
@@ -88,7 +89,7 @@ def to_universal(directory: Path, work: Path, tag: str, process: Process) -> Pat
             inject_missing_state=True,
         )
         try:
-            with contextlib.redirect_stdout(said):
+            with contextlib.redirect_stdout(said), as_data(directory):
                 ds_to_universal.main(arguments)
         except (AssertionError, KeyError, ValueError, RuntimeError, OSError) as error:
             raise Infrastructure(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForMaskedLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
@@ -15,6 +16,7 @@ from tasks.training.models import (
     PROBE_TOLERANCE,
     Precision,
     load_tokenizer,
+    own_code,
     save_tokenizer,
     write_probe,
 )
@@ -52,9 +54,9 @@ def load_masked_model(
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ConfigInvalid(
-            f"model {directory} cannot be loaded as a masked language model: {error}"
+            f"model {directory} cannot be loaded as a masked language model: {own_code(directory) or error}"
         ) from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])

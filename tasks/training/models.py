@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import (
@@ -89,9 +90,9 @@ def load_model(
             use_safetensors=True,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise ConfigInvalid(
-            f"model {directory} cannot be loaded as a causal language model: {error}"
+            f"model {directory} cannot be loaded as a causal language model: {own_code(directory) or error}"
         ) from error
     if info["missing_keys"]:
         missing = sorted(info["missing_keys"])
@@ -108,6 +109,23 @@ def load_model(
         )
     model.config.use_cache = False
     return model.eval(), tokenizer
+
+
+def own_code(directory: Path) -> str:
+    """Why a model that transformers cannot load is refused: it needs code of its own; "" if it does not.
+
+    `trust_remote_code` is off for every model (docs/security.md); its code does not even get into the store.
+    """
+    try:
+        config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    if not isinstance(config, dict) or "auto_map" not in config:
+        return ""
+    return (
+        f"its config.json names code of its own (auto_map: {config['auto_map']}), which is never run; use a "
+        f"model of an architecture that transformers itself has"
+    )
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:

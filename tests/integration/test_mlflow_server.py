@@ -17,7 +17,7 @@ import requests
 
 from tasks.artefacts import Store, commit, open_store
 from tasks.recipe.failures import DataInvalid
-from tasks.release import promote
+from tasks.release import promote, signature
 from tasks.tracking import ledger, registry, runs
 from tasks.tracking.runs import RunFacts, StepFacts
 from tasks.tracking.server import call
@@ -55,8 +55,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def use(server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def use(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+    monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / "home"))
     return server
 
 
@@ -83,7 +84,9 @@ def model(store: Store, tmp_path_factory: pytest.TempPathFactory) -> str:
 def register(store: Store, name: str, digest: str, report: str) -> registry.VersionInfo:
     parent = runs.open_parent(RunFacts(name, "run-1", name, "file:///plan.json", "because"))
     tags = {"perennial.candidate": digest, "perennial.report": report, "perennial.semantic_version": "1.0.0"}
-    return registry.register(name, source_of(store, digest), parent, tags)
+    made = registry.register(name, source_of(store, digest), parent, tags)
+    signature.sign(store, made, "test")
+    return made
 
 
 def weights(folder: str | Path) -> Any:

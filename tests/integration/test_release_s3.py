@@ -7,9 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tasks.artefacts import Store, commit, open_store
 from tasks.recipe.failures import DataInvalid, Infrastructure
+from tasks.release import signature
 from tasks.release.promote import promote, rollback
 from tasks.tracking import ledger, registry
 from tasks.tracking.runs import RunFacts, open_parent
@@ -23,6 +26,11 @@ def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Store]:
     import boto3
     from moto.server import ThreadedMotoServer
 
+    key = tmp_path / "key.pem"
+    key.write_bytes(
+        Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    )
+    key.chmod(0o600)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
@@ -31,6 +39,7 @@ def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Store]:
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
+        "PERENNIAL_SIGNING_KEY": str(key),
         "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/mlflow.db",
     }.items():
         monkeypatch.setenv(name, value)
@@ -47,7 +56,9 @@ def register(store: Store, folder: Path, text: str) -> registry.VersionInfo:
     digest = commit(store, folder, kind="model", parents=[], producer="test", meta={}).digest
     tags = {"perennial.candidate": digest, "perennial.report": f"report of {text}"}
     run = open_parent(RunFacts("pydocs", "run-1", "pydocs", "s3://models/store/runs/run-1/plan.json"))
-    return registry.register("pydocs", source_of(store, digest), run, tags)
+    made = registry.register("pydocs", source_of(store, digest), run, tags)
+    signature.sign(store, made, "test")
+    return made
 
 
 def test_register_promote_load_and_roll_back(store: Store, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from tasks.evaluate.report import (
 )
 from tasks.evaluate.rows import Document, Exam, read_documents, read_exams, read_lines
 from tasks.evaluate.scoring import load_subject
+from tasks.evaluate.trainings import read_training
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, Preempted
 from tasks.stage import Estimate, Input, Method, Options, Port, Result, StepContext
 
@@ -108,6 +109,7 @@ def run(context: StepContext, options: SuiteOptions) -> Result:
         raise ConfigInvalid(f"step '{context.step}': options.exam_prompt must contain {{question}}")
     sets = _read_sets(context, options)
     logs = {_step_of(item): _read_log(item) for item in context.inputs.get("logs", [])}
+    told = {_step_of(item): read_training(item) for item in context.inputs.get("logs", [])}
     models = {role: context.inputs[role][0] for role in ROLES if context.inputs.get(role)}
 
     scores: dict[str, Scores] = {}
@@ -131,6 +133,7 @@ def run(context: StepContext, options: SuiteOptions) -> Result:
     report = {
         "models": model_entries(models),
         "sets": [set_entry(each, context.seed, options.resamples, options.confidence) for each in found],
+        "trainings": {step: facts for step, facts in told.items() if facts is not None},
         "manifest": manifest,
         "manifest_digest": digest(manifest),
         "measured": {role: measured[item.digest] for role, item in models.items()},

@@ -38,15 +38,15 @@ def context(answer: Any, reason: str = "") -> dict[str, Any]:
 def test_the_answer_chooses_the_command(option: str, command: str) -> None:
     answer = {"chosen_options": [option], "params_input": {"reason": "why"}, "responded_by_user": USER}
     commands = promotion(True, lambda _: ["--plan", "P"])(context(answer))
-    assert commands == [[command, "--plan", "P", "--by", "ada", "--reason", "why"]]
+    assert commands == [[command, "--plan", "P", "--by=ada", "--reason=why"]]
 
 
 def test_without_a_reason_the_runs_reason_is_kept() -> None:
     answer = {"chosen_options": ["Approve"], "params_input": {}, "responded_by_user": USER}
     commands = promotion(True, lambda _: [])(context(answer, "weekly"))
-    assert commands == [["promote", "--by", "ada", "--reason", "weekly"]]
+    assert commands == [["promote", "--by=ada", "--reason=weekly"]]
 
 
 def test_without_a_person_the_policy_promotes() -> None:
     commands = promotion(False, lambda _: [])(context(None))
-    assert commands == [["promote", "--by", "policy", "--reason", "all gates passed"]]
+    assert commands == [["promote", "--by=policy", "--reason=all gates passed"]]

@@ -277,3 +277,40 @@ def test_progress_rises_to_one(make_context, inputs):
     shares = [done for done, _ in context.said]
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
+
+
+def test_the_report_keeps_what_a_training_did_and_needed(evaluate, inputs):
+    log = inputs["logs"][0].path
+    needs = {
+        "samples": 1200,
+        "tokens": 99_000,
+        "repeated_share": 0.5,
+        "optimiser_steps": 75,
+        "tokens_per_step": 1320,
+        "parameters": 2_600_000,
+        "trained_parameters": 2_500_000,
+        "memory_bytes": {"process": 3 * 2**20, "weights": 10 * 2**20, "copies": 0},
+        "checkpoint_bytes": 30 * 2**20,
+    }
+    header = {"objective": "causal_lm", "device": "cpu", "world_size": 2, "needs": needs}
+    (log / "header.json").write_text(json.dumps(header))
+    (log / "mask_report.json").write_text(json.dumps({"rows": 40, "kept": 37}))
+    out, _ = evaluate(inputs)
+    kept = report_of(out)["trainings"]["adapted"]
+    assert kept == {
+        "objective": "causal_lm",
+        "device": "cpu",
+        "processes": 2,
+        **needs,
+        "rows_kept": 37,
+        "rows_dropped": 3,
+    }
+    page = (out / "report.html").read_text()
+    for shown in ("1,200", "99,000", "2,500,000", "13 MiB", "3 left out", "1,320 tokens each"):
+        assert shown in page
+    assert "copies" not in page
+
+
+def test_a_log_without_a_header_has_its_curve_alone(evaluate, inputs):
+    out, _ = evaluate(inputs)
+    assert report_of(out)["trainings"] == {}

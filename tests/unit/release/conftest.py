@@ -33,6 +33,7 @@ def tracking(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     shutil.copyfile(migrated, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / "home"))
     return uri
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from tasks.artefacts import Store, commit
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, Infrastructure
+from tasks.release import signature
 from tasks.release.promote import audit, promote, reconcile, reject, rollback
 from tasks.tracking import ledger, registry
 from tasks.tracking.runs import RunFacts, open_parent
@@ -25,7 +26,7 @@ def three(store: Store, tmp_path: Path) -> Store:
         (folder / "weights").write_text(number)
         digest = commit(store, folder, kind="model", parents=[], producer="test", meta={}).digest
         tags = {"perennial.candidate": digest, "perennial.report": f"report-{number}"}
-        registry.register("pydocs", source_of(store, digest), run, tags)
+        signature.sign(store, registry.register("pydocs", source_of(store, digest), run, tags), "test")
         draft = ledger.Draft(action="register", actor="test", to_version=number, to_digest=digest)
         ledger.append(store, "pydocs", lambda lines, draft=draft: draft)  # type: ignore[misc]
     reconcile(store, "pydocs")

@@ -22,6 +22,7 @@ def library(monkeypatch):
         return [{"body": "one"}, {"body": "two"}]
 
     module = ModuleType("datasets")
+    module.__version__ = "5.2.0"  # type: ignore[attr-defined]
     module.load_dataset = load_dataset  # type: ignore[attr-defined]
     module.__spec__ = importlib.util.spec_from_loader("datasets", loader=None)
     monkeypatch.setitem(sys.modules, "datasets", module)
@@ -51,7 +52,7 @@ def test_an_unknown_dataset(library):
 
 def test_without_the_library_it_says_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
-    with pytest.raises(ConfigInvalid, match="pip install datasets"):
+    with pytest.raises(ConfigInvalid, match="pip install 'datasets>=5'"):
         list(rows(URI, "documents", "all", {}))
 
 
