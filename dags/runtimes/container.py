@@ -27,7 +27,7 @@ from docker.utils import parse_repository_tag
 
 from runtimes import container_request as request
 from runtimes.container_request import Seen
-from runtimes.failures import RETRIES, RetryByClass, StepFailed
+from runtimes.failures import RETRIES_OF_PODS, RetryByClass, StepFailed
 from runtimes.steps import StepTask, conclude
 from tasks.recipe.failures import ConfigInvalid, Failure, Infrastructure, PerennialError
 
@@ -63,7 +63,7 @@ class ContainerOperator(BaseOperator):
     ui_color = "#e6f4ea"
 
     def __init__(self, *, step: StepTask, **given: Any) -> None:
-        super().__init__(do_xcom_push=False, retries=RETRIES, retry_policy=RetryByClass(), **given)
+        super().__init__(do_xcom_push=False, retries=RETRIES_OF_PODS, retry_policy=RetryByClass(), **given)
         self.step = step
         self._run_id = ""
 

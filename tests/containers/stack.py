@@ -221,7 +221,7 @@ def running(folder: Path, recipes: Path, images: dict[str, str]) -> Iterator[Sta
             "PERENNIAL_RECIPES": str(recipes),
             "PERENNIAL_RUNTIME": "container",
             "PERENNIAL_STORE": "s3://perennial/store",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         }
         moto = [sys.executable, "-c", "import sys; from moto.server import main; main(sys.argv[1:])"]
         moto += ["--host", here, "--port", str(s3_port)]

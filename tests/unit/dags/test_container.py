@@ -11,7 +11,7 @@ import pytest
 from airflow.sdk import RetryAction
 from runtimes import container, container_request
 from runtimes.container import ContainerOperator, make
-from runtimes.failures import RetryByClass, StepFailed
+from runtimes.failures import RETRIES_OF_PODS, RetryByClass, StepFailed
 from runtimes.steps import StepTask
 
 from tasks.recipe.failures import Failure
@@ -272,3 +272,8 @@ def test_the_tasks_own_arguments_are_those_of_every_runtime() -> None:
     task = make(TASK)
     assert (task.task_id, task.pool, task.doc_md) == ("merged", "default_pool", "what it does")
     assert isinstance(task.retry_policy, RetryByClass)
+
+
+def test_being_preempted_often_does_not_use_up_the_tries() -> None:
+    task = make(TASK)
+    assert task.retries == RETRIES_OF_PODS
