@@ -42,6 +42,8 @@ COPY --from=build /opt/venv /opt/venv
 COPY constraints.txt /opt/perennial/
 COPY dags/ /opt/perennial/dags/
 COPY recipes/ /opt/perennial/recipes/
+COPY k8s/pod_templates/ /opt/perennial/k8s/pod_templates/
+COPY k8s/trainjob/ /opt/perennial/k8s/trainjob/
 # The root is read-only when it runs: what is written goes to /tmp and /scratch.
 ENV PATH=/opt/venv/bin:${PATH} \
     HOME=/home/perennial \
