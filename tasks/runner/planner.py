@@ -20,6 +20,7 @@ from tasks.recipe.plan import Pinned, Plan, PlannedStep, resolve
 from tasks.recipe.references import parse_reference
 from tasks.recipe.run_names import plan_uri
 from tasks.release import signature
+from tasks.release.keys import trusted_keys
 from tasks.runner.code import code_of
 from tasks.runner.imports import import_model
 from tasks.runner.records import StepRecord, run_key
@@ -68,6 +69,8 @@ def freeze(
             f"cannot run again (refresh) '{unknown[0]}': the recipe's steps are {', '.join(recipe.steps)}"
         )
     store = open_store(settings.store)
+    if recipe.release is not None:
+        trusted_keys(store.uri)  # where they are not set up, that is said now, not after days of training
     data = pin_data(recipe, store, settings)
     champion = registry.find_version(recipe.model, "champion", settings.tracking)
     uris = {uri: import_model(uri, store, settings) for uri in _references(recipe, "uri")}

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from moto.server import ThreadedMotoServer
 
+from tasks.recipe.failures import Failure
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -220,9 +222,10 @@ def test_the_same_plan_on_s3_gives_the_same_digests(first: Home, tmp_path: Path,
     session = boto3.Session("test", "test", region_name="us-east-1")
     client = session.client("s3", endpoint_url=s3_server)
     client.create_bucket(Bucket="perennial")
-    remote = Home(
-        tmp_path / "home", PERENNIAL_STORE="s3://perennial/main", AWS_ENDPOINT_URL=s3_server, **keys
-    )
+    where = {"PERENNIAL_STORE": "s3://perennial/main", "AWS_ENDPOINT_URL": s3_server, **keys}
+    unsigned = Home(tmp_path / "home", **where).run("one", code=int(Failure.CONFIG_INVALID))
+    assert "PERENNIAL_TRUSTED_KEYS does not name" in unsigned  # said before any work is done
+    remote = Home(tmp_path / "home", PERENNIAL_SIGNING_KEY=str(first.path / "keys" / "signing.pem"), **where)
     remote.run("one")
     found: dict[str, dict[str, Any]] = {}
     for step in STEPS:

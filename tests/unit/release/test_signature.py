@@ -297,3 +297,10 @@ def test_a_model_taken_from_the_registry_must_be_signed(run: Any, tracking: str,
     run.store.delete(KEY)
     with pytest.raises(ConfigInvalid, match="is not signed"):
         import_model("models:/pydocs/1", run.store, places)
+
+
+def test_missing_keys_are_told_before_any_work(tracking: str, tmp_path: Path) -> None:
+    """Not after days of training, when the result is to be registered; the bucket is not even asked for."""
+    places = Settings(tmp_path / "home", "s3://bucket/store", tracking)
+    with pytest.raises(ConfigInvalid, match="PERENNIAL_TRUSTED_KEYS does not name"):
+        freeze(Path(__file__).parents[2] / "recipes" / "tiny.yaml", places, run="one")
