@@ -12,6 +12,7 @@ from pathlib import Path
 from tasks.artefacts import Store
 from tasks.recipe.failures import Infrastructure
 from tasks.runner.logbook import POINTS
+from tasks.runner.ranks import outputs_folder, rank
 from tasks.stage import Checkpoints, Input, Method
 
 HEARTBEAT_SECONDS = 2.0
@@ -57,18 +58,21 @@ class Context:
         self._points_file = work / POINTS
         work.mkdir(parents=True, exist_ok=True)
         cache.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(work / "outputs", ignore_errors=True)
+        self._folder = work / outputs_folder()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def output(self, name: str) -> Path:
         """The directory that becomes output `name`."""
         if name not in self._outputs:
             raise KeyError(f"step '{self.step}' has no output '{name}'; it has {', '.join(self._outputs)}")
-        directory = self.work / "outputs" / name
+        directory = self._folder / name
         directory.mkdir(parents=True, exist_ok=True)
         return directory
 
     def metric(self, name: str, value: float, step: int) -> None:
         """Keep a point of a curve; it survives a kill and is logged once."""
+        if rank() > 0:
+            return
         with self._points_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps([name, value, step, int(time.time() * 1000)]) + "\n")
 

@@ -26,7 +26,7 @@ from tasks.recipe.failures import (
     Preempted,
 )
 from tasks.recipe.plan import Plan
-from tasks.runner import logbook
+from tasks.runner import logbook, ranks
 from tasks.runner.relief import failure_key
 from tasks.runner.settings import Settings
 from tasks.runner.step import Attempt, find_step, run_step
@@ -55,22 +55,28 @@ def read_plan(uri: str) -> tuple[Plan, Store]:
 def step_process(plan_uri: str, name: str, settings: Settings, *, fresh: bool) -> int:
     """Run one step to its end and return the exit code of its class of failure."""
     plan, store = read_plan(plan_uri)
-    attempt = Attempt(settings=settings, store=store, fresh=fresh, say=lambda line: print(line, flush=True))
+    first = ranks.rank() == 0
+    attempt = Attempt(
+        settings=settings,
+        store=store if first else ranks.ReadOnly(store),
+        fresh=fresh,
+        say=(lambda line: print(line, flush=True)) if first else (lambda _: None),
+    )
     _stop_on_sigterm(attempt)
+    failure: Failure | None = None
     message = ""
     with _kept_output() as tail:
         try:
             run_step(plan, name, attempt)
-            failure = None
         except BaseException as error:  # noqa: BLE001  the rim: every failure becomes an exit code
-            failure, message = classify(error)
-            if failure is Failure.BUG:
-                traceback.print_exc()
-            print(f"{name}: {failure.name.lower().replace('_', ' ')}: {message}", file=sys.stderr, flush=True)
-    if failure is None:
-        code = 0
-    else:
-        code = int(failure)
+            if not ranks.is_done(error):
+                failure, message = classify(error)
+                if failure is Failure.BUG:
+                    traceback.print_exc()
+                said = failure.name.lower().replace("_", " ")
+                print(f"{name}: {said}: {message}", file=sys.stderr, flush=True)
+    echo = failure is not None and ranks.is_echo(failure)
+    if failure is not None:
         words: dict[str, Any] = {
             "step": name,
             "failure": failure.name,
@@ -79,15 +85,18 @@ def step_process(plan_uri: str, name: str, settings: Settings, *, fresh: bool) -
             "attempt": os.environ.get("PERENNIAL_ATTEMPT", ""),
             "fingerprint": attempt.fingerprint,
         }
-        _last_words(words)
-        with contextlib.suppress(PerennialError, OSError):  # the store may be what failed
-            store.write(failure_key(plan.run, name), json.dumps(words, indent=1).encode())
-    with contextlib.suppress(PerennialError, OSError):
-        store.write(f"runs/{plan.run}/logs/{name}.log", "\n".join([*tail, ""]).encode())
-    if failure is not None:
+        _last_words(words, keep=echo)
+        if not echo:
+            with contextlib.suppress(PerennialError, OSError):  # the store may be what failed
+                store.write(failure_key(plan.run, name), json.dumps(words, indent=1).encode())
+    if first:
+        with contextlib.suppress(PerennialError, OSError):
+            store.write(f"runs/{plan.run}/logs/{name}.log", "\n".join([*tail, ""]).encode())
+    if failure is not None and (first or not echo):
         with contextlib.suppress(PerennialError):  # MLflow may be what failed, and the exit code says enough
-            logbook.log_failure(plan, find_step(plan, name), failure, message, store)
-    return code
+            if not (echo and ranks.is_told(store, plan.run, name, os.environ.get("PERENNIAL_ATTEMPT", ""))):
+                logbook.log_failure(plan, find_step(plan, name), failure, message, store)
+    return 0 if failure is None else int(failure)
 
 
 def classify(error: BaseException) -> tuple[Failure, str]:
@@ -97,6 +106,8 @@ def classify(error: BaseException) -> tuple[Failure, str]:
     """
     if isinstance(error, PerennialError):
         return error.failure, str(error)
+    if ranks.lost_another(error):
+        return Preempted.failure, f"lost another rank, or its machine: {error}; a retry resumes all of them"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return OutOfMemory.failure, f"out of memory: {error}; lower the step's batch_size, then its lengths"
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -151,11 +162,18 @@ def _kept_output() -> Iterator[collections.deque[str]]:
         thread.join(timeout=5)
 
 
-def _last_words(words: Mapping[str, Any]) -> None:
-    """Tell whoever started the container; what Kubernetes would cut off is left out, oldest lines first."""
+def _last_words(words: Mapping[str, Any], *, keep: bool = False) -> None:
+    """Tell whoever started the container; what Kubernetes would cut off is left out, oldest lines first.
+
+    Args:
+        words: To tell.
+        keep: Let what another rank of this container has told stand.
+    """
     named = os.environ.get("PERENNIAL_TERMINATION_LOG")
     path = Path(named or TERMINATION_LOG)
     if not named and not (path.exists() and os.access(path, os.W_OK)):
+        return
+    if keep and path.exists() and path.stat().st_size:
         return
     told = dict(words) | {"message": str(words["message"])[:1500]}
     while len(json.dumps(told)) > TERMINATION_BYTES and told["tail"]:

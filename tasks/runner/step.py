@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import importlib
 import json
@@ -22,7 +23,7 @@ from tasks.recipe.failures import ConfigInvalid, Infrastructure
 from tasks.recipe.fingerprints import fingerprint
 from tasks.recipe.fingerprints import ingredients as ingredients_of
 from tasks.recipe.plan import Plan, PlannedInput, PlannedStep
-from tasks.runner import logbook
+from tasks.runner import logbook, ranks
 from tasks.runner.cache import Lookup, look_up
 from tasks.runner.context import Context, outputs_of
 from tasks.runner.records import (
@@ -80,6 +81,8 @@ def run_step(plan: Plan, name: str, attempt: Attempt) -> StepRecord:
     attempt.fingerprint = lookup.fingerprint
     if lookup.record is not None:
         attempt.say(f"{name}: cached: {lookup.reasons[0]}")
+        if ranks.rank() > 0:
+            return lookup.record
         return link(plan, step, lookup, attempt)
     for reason in lookup.reasons:
         attempt.say(f"{name}: runs: {reason}")
@@ -211,8 +214,12 @@ def _execute(
         say=lambda line: attempt.say(f"{step.name}: {line}"),
     )
     attempt.context = context
-    with clock, logbook.live(plan, step, lookup.fingerprint, work, store):
+    first = ranks.rank() == 0
+    live = logbook.live(plan, step, lookup.fingerprint, work, store) if first else contextlib.nullcontext()
+    with clock, live:
         result = method.run(context, options)
+    if not first:
+        raise SystemExit(0)  # as tasks.training.fit ends them: the result is rank 0's to commit
     _check_finite(step, result)
     producer = lookup.fingerprint
     parents = sorted({output.digest for many in inputs.values() for output in many})
