@@ -8,7 +8,8 @@ Settings, from the environment of Airflow's workers:
 - PERENNIAL_SHARED_CLAIM: a PersistentVolumeClaim that all machines can write (ReadWriteMany), required for
   more than one: a checkpoint's parts lie there until rank 0 uploads them.
 - PERENNIAL_QUEUE: Kueue's LocalQueue; all pods start together once it has room. Unset: they start at once.
-- PERENNIAL_KUBERNETES_CONNECTION: Airflow's connection, default `kubernetes_default`.
+- PERENNIAL_KUBERNETES_CONNECTION: an Airflow connection, default none: the cluster that KUBECONFIG
+  names, or that Airflow runs in.
 
 The job's name follows from the run and the step, so there is never a second one: whoever finds it there waits
 on it. How it ended is decided by the step's record in the store.
@@ -49,7 +50,7 @@ from runtimes.trainjob_api import (
     training_runtime,
     trainjob,
 )
-from runtimes.trainjob_calls import create, delete, get, is_installed, replace
+from runtimes.trainjob_calls import create, delete, get, hook, is_installed, replace
 from runtimes.trainjob_pod import job_template, pod_of, shape_of
 from runtimes.trainjob_trigger import TrainJobTrigger
 from tasks.recipe.failures import ConfigInvalid, Failure
@@ -120,7 +121,6 @@ class TrainJobOperator(BaseOperator):
             uid=job.uid,
             startup=float(waits["perennial/schedule-seconds"]) + float(waits["perennial/startup-seconds"]),
             connection=connection(),
-            in_cluster=self._hook.is_in_cluster,
         )
         self.defer(trigger=trigger, method_name="execute_complete", kwargs={"job": dict(vars(job))})
 
@@ -146,7 +146,7 @@ class TrainJobOperator(BaseOperator):
 
     @cached_property
     def _hook(self) -> KubernetesHook:
-        return KubernetesHook(conn_id=connection())
+        return hook(connection())
 
     def _is_done(self, run_id: str) -> bool:
         """An attempt whose end Airflow missed may have committed the step; then no machine is needed."""
@@ -253,5 +253,5 @@ def make(task: StepTask) -> TrainJobOperator:
 
 
 def connection() -> str:
-    """The id of Airflow's connection to Kubernetes."""
-    return os.environ.get("PERENNIAL_KUBERNETES_CONNECTION", "kubernetes_default")
+    """The id of Airflow's connection to Kubernetes, or "" for none."""
+    return os.environ.get("PERENNIAL_KUBERNETES_CONNECTION", "")

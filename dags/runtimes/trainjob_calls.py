@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+import os
+
+from airflow.providers.cncf.kubernetes.hooks.kubernetes import AsyncKubernetesHook, KubernetesHook
 from airflow.providers.cncf.kubernetes.kubernetes_helper_functions import generic_api_retry
 from kubernetes.client import CustomObjectsApi
 from kubernetes.client.exceptions import ApiException
 
 from runtimes.trainjob_api import Api, Object
+
+
+def hook(connection: str) -> KubernetesHook:
+    """The provider's hook: by a connection of Airflow's, else KUBECONFIG, else the account of this pod."""
+    if connection:
+        return KubernetesHook(conn_id=connection)
+    path = os.environ.get("KUBECONFIG")
+    inside = path is None and "KUBERNETES_SERVICE_HOST" in os.environ
+    return KubernetesHook(kubernetes_conn_id=None, config_file=path, in_cluster=inside or None)
+
+
+def async_hook(connection: str) -> AsyncKubernetesHook:
+    """The same for the triggerer, from its own environment: no credentials go through Airflow's database."""
+    if connection:
+        return AsyncKubernetesHook(conn_id=connection)
+    path = os.environ.get("KUBECONFIG")
+    if path is not None:
+        extras = {"kube_config_path": path}
+        return AsyncKubernetesHook(kubernetes_conn_id=None, connection_extras=extras)
+    inside = "KUBERNETES_SERVICE_HOST" in os.environ
+    return AsyncKubernetesHook(kubernetes_conn_id=None, in_cluster=inside or None)
 
 
 @generic_api_retry

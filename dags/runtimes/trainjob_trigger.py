@@ -19,6 +19,7 @@ from kubernetes_asyncio.client.exceptions import ApiException
 from kubernetes_asyncio.watch import Watch
 
 from runtimes.trainjob_api import JOB_OF_POD, KINDS, NODE, RUNTIME, TRAINJOB, Object, by_index, index_of
+from runtimes.trainjob_calls import async_hook
 from runtimes.trainjob_judge import Seen, judge
 from tasks.recipe.failures import Failure
 
@@ -41,8 +42,7 @@ class TrainJobTrigger(BaseTrigger):
         name: Of the job.
         uid: Of the job; another one of its name is not ours to delete.
         startup: Seconds in which all of them must run.
-        connection: The id of Airflow's connection to Kubernetes.
-        in_cluster: Use the account of the pod that this runs in.
+        connection: The id of Airflow's connection to Kubernetes, or "": see trainjob_calls.hook.
         poll: Seconds after which pods are looked at although the job did not change.
     """
 
@@ -54,7 +54,6 @@ class TrainJobTrigger(BaseTrigger):
         uid: str,
         startup: float,
         connection: str,
-        in_cluster: bool,
         poll: float = 10.0,
     ) -> None:
         super().__init__()
@@ -64,14 +63,13 @@ class TrainJobTrigger(BaseTrigger):
         self.uid = uid
         self.startup = startup
         self.connection = connection
-        self.in_cluster = in_cluster
         self.poll = poll
         self._shown = ""
         self._asked = 0.0
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """For Airflow's database; it holds no secret."""
-        names = ("kind", "namespace", "name", "uid", "startup", "connection", "in_cluster", "poll")
+        names = ("kind", "namespace", "name", "uid", "startup", "connection", "poll")
         return (
             "runtimes.trainjob_trigger.TrainJobTrigger",
             {name: getattr(self, name) for name in names},
@@ -116,7 +114,7 @@ class TrainJobTrigger(BaseTrigger):
 
     @cached_property
     def _hook(self) -> AsyncKubernetesHook:
-        return AsyncKubernetesHook(conn_id=self.connection, in_cluster=self.in_cluster or None)
+        return async_hook(self.connection)
 
     async def _look(self, connection: ApiClient) -> tuple[str, Seen, list[Object]]:
         """What is there now, and the version from which on changes are to be watched."""
