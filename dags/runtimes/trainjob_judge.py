@@ -24,6 +24,10 @@ NO_START = {
 chance, so the second counts, which Kubernetes calls ImagePullBackOff."""
 
 
+TOGETHER = datetime.timedelta(seconds=60)
+"""Pods of one job are made together; one that is younger by more than this replaces another."""
+
+
 @dataclass(frozen=True)
 class Seen:
     """What can be seen of a job now.
@@ -67,7 +71,7 @@ def judge(api: Api, job: Object | None, pods: Sequence[Object], startup: float) 
         return Seen(state, said)
     if state == "succeeded":
         return Seen(state, said or "all ranks ended well", ended=True)
-    hopeless = _disrupted(pods) or _cannot_start(pods)
+    hopeless = _disrupted(pods) or _cannot_start(pods) or _replaced(pods)
     if state == "failed":
         why = hopeless or _killed_for_memory(pods) or _last_words(pods)
         told = why or Seen(state, "no pod is left to say why", ended=True)
@@ -79,7 +83,7 @@ def judge(api: Api, job: Object | None, pods: Sequence[Object], startup: float) 
     started = [pod for pod in pods if pod.get("status", {}).get("phase") not in (None, "Pending", "Unknown")]
     if len({index_of(pod) for pod in started}) < nodes:
         words = "; ".join([f"{len(started)} of {nodes} pods run", *_reasons(pods)])
-        if _seconds_since(active_since(job)) > startup:
+        if _seconds_since(max(active_since(job), *map(_made, pods), "")) > startup:
             words = f"not all pods ran within {startup:.0f} s: {words}"
             return Seen("failed", words, True, Failure.INFRASTRUCTURE.name)
         return Seen("waiting", words)
@@ -90,6 +94,8 @@ def _disrupted(pods: Sequence[Object]) -> Seen | None:
     """A pod that the cluster took away. The others wait in vain: no rank goes on without all."""
     for pod in pods:
         status = pod.get("status", {})
+        if status.get("phase") == "Succeeded":
+            continue
         for each in status.get("conditions", []):
             if each["type"] == "DisruptionTarget" and str(each["status"]) == "True":
                 words = f"{_name(pod)} was taken away: {each.get('reason', '')}: {each.get('message', '')}"
@@ -97,6 +103,22 @@ def _disrupted(pods: Sequence[Object]) -> Seen | None:
         if status.get("reason") in ("Evicted", "NodeLost", "NodeShutdown", "Shutdown", "Terminated"):
             words = f"{_name(pod)} was taken away: {status['reason']}: {status.get('message', '')}"
             return Seen("failed", words, True, Failure.PREEMPTED.name)
+    return None
+
+
+def _replaced(pods: Sequence[Object]) -> Seen | None:
+    """A pod that was made long after another one began stands for one that is lost, with its rank."""
+    began = [
+        (started, pod)
+        for pod in pods
+        for container in _containers(pod)
+        if (started := container.get("state", {}).get("running", {}).get("startedAt"))
+    ]
+    for pod in pods:
+        for started, other in began:
+            if index_of(pod) != index_of(other) and _moment(_made(pod)) > _moment(started) + TOGETHER:
+                words = f"{_name(pod)} was made in place of one that is lost; {_name(other)} ran already"
+                return Seen("failed", words, True, Failure.PREEMPTED.name)
     return None
 
 
@@ -184,6 +206,14 @@ def _name(pod: Object) -> str:
     return f"pod {pod['metadata']['name']}" + (f" on {on}" if on else "")
 
 
-def _seconds_since(moment: str) -> float:
-    then = datetime.datetime.fromisoformat(moment.replace("Z", "+00:00"))
-    return (datetime.datetime.now(datetime.UTC) - then).total_seconds()
+def _made(pod: Object) -> str:
+    found: str = pod["metadata"]["creationTimestamp"]
+    return found
+
+
+def _moment(text: str) -> datetime.datetime:
+    return datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def _seconds_since(text: str) -> float:
+    return (datetime.datetime.now(datetime.UTC) - _moment(text)).total_seconds()
