@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import yaml
 
@@ -13,8 +14,6 @@ from runtimes.steps import TRAINING, StepTask
 from runtimes.trainjob_api import NODE, Object, Shape, label
 from tasks.recipe.failures import ConfigInvalid
 from tasks.recipe.run_names import run_name
-
-TEMPLATES = ROOT / "k8s"
 
 GPU = "nvidia.com/gpu"
 
@@ -86,15 +85,19 @@ def labels(task: StepTask, run_id: str) -> dict[str, str]:
 
 def job_template() -> Object:
     """The JobSet's template, without pods."""
-    return _read("trainjob/jobset.yaml")
+    return _read(_folder().parent / "trainjob" / "jobset.yaml")
 
 
 def _template() -> Object:
-    return _read("pod_templates/large.yaml")
+    return _read(_folder() / "large.yaml")
 
 
-def _read(name: str) -> Object:
-    found: Object = yaml.safe_load((TEMPLATES / name).read_text(encoding="utf-8"))
+def _folder() -> Path:
+    return Path(os.environ.get("PERENNIAL_POD_TEMPLATES") or ROOT / "k8s" / "pod_templates")
+
+
+def _read(path: Path) -> Object:
+    found: Object = yaml.safe_load(path.read_text(encoding="utf-8"))
     return found
 
 
