@@ -91,27 +91,25 @@ class TrainJobOperator(BaseOperator):
         """Make or find the job, and wait on it without a worker.
 
         Raises:
-            StepFailed: A setting is wrong, or neither Trainer nor JobSet is installed.
+            StepFailed: A setting is wrong, neither Trainer nor JobSet is installed, or the cluster refuses.
         """
         run_id = context["run_id"]
         try:
             pod = pod_of(self.step, run_id)
-            shape = shape_of(self.step)
-            namespace = pod["metadata"]["namespace"]
-            name = job_name(self.step.recipe, run_id, self.step.name)
-            if self._is_done(run_id):
-                self.log.info("the step is done already: its record is in the store")
-                self._clear_away(namespace, name)
-                return
-            api = self._installed(namespace)
+            job = self._find_or_make(pod, run_id)
         except ConfigInvalid as error:
             raise StepFailed(self.step.name, Failure.CONFIG_INVALID, str(error)) from error
-        attempt = uuid.uuid4().hex[:12]
-        if api is TRAINJOB:
-            runtime = training_runtime(job_template(), pod, name, namespace, shape)
-            job = self._submit(api, trainjob(pod, name, namespace, shape, attempt), runtime)
-        else:
-            job = self._submit(api, jobset(job_template(), pod, name, namespace, shape, attempt), None)
+        except ApiException as error:
+            # What the API refuses as it stands is for whoever wrote the template or gave the rights.
+            refused = error.status in (400, 401, 403, 404, 422)
+            failure = Failure.CONFIG_INVALID if refused else Failure.INFRASTRUCTURE
+            words = f"the cluster's API answers {error.status} {error.reason}: {error.body}"
+            raise StepFailed(self.step.name, failure, words) from error
+        except HTTPError as error:
+            words = f"the cluster's API does not answer: {error}"
+            raise StepFailed(self.step.name, Failure.INFRASTRUCTURE, words) from error
+        if job is None:
+            return
         self._job = job
         waits = pod["metadata"]["annotations"]
         trigger = TrainJobTrigger(
@@ -147,6 +145,22 @@ class TrainJobOperator(BaseOperator):
     @cached_property
     def _hook(self) -> KubernetesHook:
         return hook(connection())
+
+    def _find_or_make(self, pod: Object, run_id: str) -> Job | None:
+        """The job of the step; None where the step is done already."""
+        shape = shape_of(self.step)
+        namespace = pod["metadata"]["namespace"]
+        name = job_name(self.step.recipe, run_id, self.step.name)
+        if self._is_done(run_id):
+            self.log.info("the step is done already: its record is in the store")
+            self._clear_away(namespace, name)
+            return None
+        attempt = uuid.uuid4().hex[:12]
+        api = self._installed(namespace)
+        if api is TRAINJOB:
+            runtime = training_runtime(job_template(), pod, name, namespace, shape)
+            return self._submit(api, trainjob(pod, name, namespace, shape, attempt), runtime)
+        return self._submit(api, jobset(job_template(), pod, name, namespace, shape, attempt), None)
 
     def _is_done(self, run_id: str) -> bool:
         """An attempt whose end Airflow missed may have committed the step; then no machine is needed."""

@@ -648,6 +648,27 @@ def test_a_missing_image_setting_is_the_operators_to_mend(
     assert api.requests == []
 
 
+@pytest.mark.parametrize(
+    ("status", "failure"), [(403, Failure.CONFIG_INVALID), (422, Failure.CONFIG_INVALID)]
+)
+def test_what_the_cluster_refuses_is_not_tried_again(
+    status: int, failure: Failure, api: KubernetesApi, store: Store
+) -> None:
+    api.fail(status, method="POST", path="trainjobs$", message="admission webhook: no such queue")
+    with pytest.raises(StepFailed, match="no such queue") as caught:
+        begin()
+    assert caught.value.failure is failure
+
+
+def test_a_cluster_that_stays_away_is_tried_again_later(
+    api: KubernetesApi, store: Store, quick: None
+) -> None:
+    api.fail(503, method="POST", path="trainjobs$", times=50)
+    with pytest.raises(StepFailed, match="503") as caught:
+        begin()
+    assert caught.value.failure is Failure.INFRASTRUCTURE
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """The retries of the provider's calls wait a second and more; tests need not."""
