@@ -225,9 +225,13 @@ class TrainJobOperator(BaseOperator):
                 job.namespace, label_selector=f"{JOB_OF_POD}={job.name},{INDEX_OF_POD}=0"
             ).items
             for pod in pods:
-                text = core.read_namespaced_pod_log(
-                    pod.metadata.name, job.namespace, container=NODE, tail_lines=TAIL_LINES
+                raw = core.read_namespaced_pod_log(  # as bytes: the client would show their repr()
+                    *(pod.metadata.name, job.namespace),
+                    container=NODE,
+                    tail_lines=TAIL_LINES,
+                    _preload_content=False,
                 )
+                text = raw.data.decode("utf-8", "replace")
                 self.log.info("the last lines of %s:\n%s", pod.metadata.name, text)
             if not pods:
                 self.log.info("rank 0's pod is gone; its log is in the store, under runs/<run>/logs")

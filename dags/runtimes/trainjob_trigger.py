@@ -151,13 +151,14 @@ class TrainJobTrigger(BaseTrigger):
             return
         self._asked = time.monotonic()
         try:
-            text = await CoreV1Api(connection).read_namespaced_pod_log(
-                first[0]["metadata"]["name"],
-                self.namespace,
+            raw = await CoreV1Api(connection).read_namespaced_pod_log(  # bytes: a line may be cut in a letter
+                *(first[0]["metadata"]["name"], self.namespace),
                 container=NODE,
                 tail_lines=TAIL_LINES,
                 timestamps=True,
+                _preload_content=False,
             )
+            text = (await raw.read()).decode("utf-8", "replace")
         except ApiException as error:
             if error.status not in (400, 404):  # not started after all, or gone: the store has its log
                 raise

@@ -8,8 +8,8 @@ job's life; what the store says by `Store`.
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
-import logging
 import os
 import sys
 import tempfile
@@ -28,7 +28,6 @@ os.environ.setdefault("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
 from airflow.sdk import RetryAction
 from airflow.sdk.exceptions import TaskDeferred
 from airflow.triggers.base import BaseTrigger
-from airflow.utils.module_loading import import_string
 from runtimes import steps, trainjob, trainjob_trigger
 from runtimes.failures import RetryByClass, StepFailed
 from runtimes.steps import StepTask
@@ -48,6 +47,9 @@ from tests.integration.kubernetes_api import (
     scheduled,
     unschedulable,
     waiting,
+)
+from tests.integration.kubernetes_api import (
+    says as prints,
 )
 
 TRAINJOBS = ("trainer.kubeflow.org", "v1alpha1", "trainjobs")
@@ -230,7 +232,8 @@ def begin(task: trainjob.TrainJobOperator | None = None) -> TaskDeferred | None:
 def trigger_of(deferred: TaskDeferred) -> BaseTrigger:
     """As a triggerer makes it from Airflow's database."""
     classpath, kwargs = deferred.trigger.serialize()
-    made = import_string(classpath)(**json.loads(json.dumps(kwargs)))
+    module, _, name = classpath.rpartition(".")
+    made = getattr(importlib.import_module(module), name)(**json.loads(json.dumps(kwargs)))
     made.poll = 1
     return made  # type: ignore[no-any-return]
 
@@ -272,7 +275,7 @@ def created(api: KubernetesApi, plural: str) -> int:
 
 @pytest.mark.parametrize("plural", ["trainjobs", "jobsets"])
 def test_a_training_on_two_machines_succeeds(
-    plural: str, api: KubernetesApi, store: Store, caplog: pytest.LogCaptureFixture
+    plural: str, api: KubernetesApi, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With Trainer as a TrainJob; without it as the JobSet that Trainer would have made."""
     if plural == "jobsets":
@@ -284,11 +287,10 @@ def test_a_training_on_two_machines_succeeds(
     assert job is not None
     assert (api.get(RUNTIMES, NAMESPACE, NAME) is not None) == (plural == "trainjobs")
     threading.Timer(0.3, api.go_on, [NAME]).start()
-    with caplog.at_level(logging.INFO):
-        event = wait(deferred)
-        assert event["state"] == "succeeded"
-        finish(deferred, event)
-    assert "step 1/2 loss 2.00" in caplog.text
+    event = wait(deferred)
+    assert event["state"] == "succeeded"
+    finish(deferred, event)
+    assert "step 1/2 loss 2.00" in capsys.readouterr().out
     assert api.get(KINDS[plural], NAMESPACE, NAME) is None
     assert api.get(RUNTIMES, NAMESPACE, NAME) is None
     asked = store.asked[-1]
@@ -440,7 +442,7 @@ def made_job(request: Any) -> bool:
 
 
 def test_a_job_waits_for_kueue_and_starts_when_it_is_admitted(
-    api: KubernetesApi, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    api: KubernetesApi, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PERENNIAL_QUEUE", "training")
     api.script(Wait(), admitted(), pods(ends(0), ends(0)), store.commits(), done(), plural="trainjobs")
@@ -451,14 +453,13 @@ def test_a_job_waits_for_kueue_and_starts_when_it_is_admitted(
     assert job["metadata"]["labels"][QUEUE] == "training"
     assert job["spec"]["suspend"] is True
     threading.Timer(0.5, api.go_on, [NAME]).start()
-    with caplog.at_level(logging.INFO):
-        event = wait(deferred)
-    assert "waits for room in the queue 'training'" in caplog.text
+    event = wait(deferred)
+    assert "waits for room in the queue 'training'" in capsys.readouterr().out
     finish(deferred, event)
 
 
 def test_a_job_that_is_suspended_while_it_runs_goes_on_as_the_same_attempt(
-    api: KubernetesApi, store: Store, caplog: pytest.LogCaptureFixture
+    api: KubernetesApi, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Kueue takes the machines back for a job of more weight, and gives them again: no retry is used."""
     api.script(
@@ -468,10 +469,9 @@ def test_a_job_that_is_suspended_while_it_runs_goes_on_as_the_same_attempt(
     )
     threading.Timer(0.4, api.go_on, [NAME]).start()
     threading.Timer(0.9, api.go_on, [NAME]).start()
-    with caplog.at_level(logging.INFO):
-        attempt()
+    attempt()
     assert created(api, "trainjobs") == 1
-    assert "is suspended: until it is resumed" in caplog.text
+    assert "is suspended: until it is resumed" in capsys.readouterr().out
 
 
 def test_p1_a_restarted_triggerer_goes_on_with_the_same_job(api: KubernetesApi, store: Store) -> None:
@@ -718,28 +718,31 @@ def test_the_trigger_keeps_no_secret_in_airflows_database(api: KubernetesApi, st
 
 
 def test_p5_rank_0s_lines_are_shown_while_it_runs_and_again_at_the_end(
-    api: KubernetesApi, store: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    api: KubernetesApi, store: Store, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(trainjob_trigger, "LOG_SECONDS", 0.0)
-    first: Life = [scheduled(), running("step 1/2"), Wait(), *ends(1, Failure.DIVERGED)[2:]]
-    api.script(pods(first, [scheduled(), running("rank 8"), Wait()]), Wait(), FAILED, plural="trainjobs")
+    last = exited(1, message=json.dumps({"failure": "DIVERGED", "message": "loss is NaN"}))
+    first: Life = [scheduled(), running("step 1/2 é"), Wait(), prints("step 2/2"), last]
+    other: Life = [scheduled(), running("rank 8"), Wait()]
+    api.script(pods(first, other), Wait(), FAILED, plural="trainjobs")
     deferred = begin()
     assert deferred is not None
 
     def go_on() -> None:
         until = time.monotonic() + 5
-        while "step 1/2" not in caplog.text and time.monotonic() < until:
+        while not any(each.path.endswith("/log") for each in api.requests) and time.monotonic() < until:
             time.sleep(0.05)
+        (rank_0,) = [
+            each["metadata"]["name"] for each in api.all(PODS) if "-node-0-0-" in each["metadata"]["name"]
+        ]
+        api.go_on(rank_0)
+        time.sleep(0.3)
         api.go_on(NAME)
 
-    thread = threading.Thread(target=go_on)
-    with caplog.at_level(logging.INFO):
-        thread.start()
-        event = wait(deferred)
-        thread.join()
-        shown = caplog.text
-        with pytest.raises(StepFailed):
-            finish(deferred, event)
-    assert shown.count("step 1/2") == 1
-    assert "rank 8" not in caplog.text
-    assert caplog.text.count("step 1/2") == 2
+    threading.Thread(target=go_on).start()
+    event = wait(deferred)
+    shown = capsys.readouterr().out
+    with pytest.raises(StepFailed, match="loss is NaN"):
+        finish(deferred, event)
+    assert [shown.count("step 1/2 é"), shown.count("step 2/2"), shown.count("rank 8")] == [1, 1, 0]
+    assert "step 1/2 é\nstep 2/2" in capsys.readouterr().out
