@@ -33,7 +33,7 @@ def async_hook(connection: str) -> AsyncKubernetesHook:
     return AsyncKubernetesHook(kubernetes_conn_id=None, in_cluster=inside or None)
 
 
-@generic_api_retry
+@generic_api_retry  # type: ignore[untyped-decorator]
 def create(custom: CustomObjectsApi, api: Api, made: Object) -> bool:
     """Make an object; False where there is one of its name."""
     try:
@@ -47,7 +47,7 @@ def create(custom: CustomObjectsApi, api: Api, made: Object) -> bool:
     return True
 
 
-@generic_api_retry
+@generic_api_retry  # type: ignore[untyped-decorator]
 def replace(custom: CustomObjectsApi, api: Api, made: Object) -> None:
     """Write an object over the version that `made` names."""
     metadata = made["metadata"]
@@ -56,7 +56,7 @@ def replace(custom: CustomObjectsApi, api: Api, made: Object) -> None:
     )
 
 
-@generic_api_retry
+@generic_api_retry  # type: ignore[untyped-decorator]
 def get(custom: CustomObjectsApi, api: Api, namespace: str, name: str) -> Object | None:
     """An object, or None where there is none."""
     try:
@@ -68,7 +68,7 @@ def get(custom: CustomObjectsApi, api: Api, namespace: str, name: str) -> Object
     return found
 
 
-@generic_api_retry
+@generic_api_retry  # type: ignore[untyped-decorator]
 def is_installed(custom: CustomObjectsApi, api: Api, namespace: str) -> bool:
     """Whether the cluster knows a kind."""
     try:
@@ -80,7 +80,7 @@ def is_installed(custom: CustomObjectsApi, api: Api, namespace: str) -> bool:
     return True
 
 
-@generic_api_retry
+@generic_api_retry  # type: ignore[untyped-decorator]
 def delete(custom: CustomObjectsApi, api: Api, namespace: str, name: str, uid: str = "") -> None:
     """Delete an object after all that belongs to it; not another one of its name, where `uid` is given."""
     body: Object = {"propagationPolicy": "Foreground"}

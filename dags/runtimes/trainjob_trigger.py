@@ -56,7 +56,7 @@ class TrainJobTrigger(BaseTrigger):
         connection: str,
         poll: float = 10.0,
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.kind = kind
         self.namespace = namespace
         self.name = name
@@ -87,7 +87,7 @@ class TrainJobTrigger(BaseTrigger):
                         self.log.info("%s %s is %s", self.kind, self.name, told)
                     await self._show_log(connection, pods, last=seen.ended)
                     if seen.ended:
-                        yield TriggerEvent(seen.as_event())
+                        yield TriggerEvent(seen.as_event())  # type: ignore[no-untyped-call]
                         return
                     pause = 1.0
                     await self._change(connection, version)
@@ -95,7 +95,7 @@ class TrainJobTrigger(BaseTrigger):
                 if error.status in (401, 403):
                     words = f"Kubernetes does not let the triggerer look at the job: {error.reason}"
                     refused = Seen("failed", words, True, Failure.CONFIG_INVALID.name)
-                    yield TriggerEvent(refused.as_event())
+                    yield TriggerEvent(refused.as_event())  # type: ignore[no-untyped-call]
                     return
                 if error.status != 410:  # a watch from too long ago: look again
                     pause = await self._hold_on(f"{error.status} {error.reason}", pause)
@@ -106,7 +106,7 @@ class TrainJobTrigger(BaseTrigger):
         """A person marked or cleared the task: the job must not run on. A restart does not come here."""
         self.log.info("deleting %s %s with its pods", self.kind, self.name)
         async with self._hook.get_conn() as connection:
-            custom = CustomObjectsApi(connection)
+            custom: Any = CustomObjectsApi(connection)  # its types do not know JSON
             body = {"propagationPolicy": "Foreground", "preconditions": {"uid": self.uid}}
             await _delete(custom, KINDS[self.kind].where, self.namespace, self.name, body)
             if self.kind == TRAINJOB.kind:
@@ -119,7 +119,8 @@ class TrainJobTrigger(BaseTrigger):
     async def _look(self, connection: ApiClient) -> tuple[str, Seen, list[Object]]:
         """What is there now, and the version from which on changes are to be watched."""
         api = KINDS[self.kind]
-        found = await CustomObjectsApi(connection).list_namespaced_custom_object(
+        custom: Any = CustomObjectsApi(connection)  # its types do not know JSON
+        found = await custom.list_namespaced_custom_object(
             **api.where, namespace=self.namespace, field_selector=f"metadata.name={self.name}"
         )
         listed = await CoreV1Api(connection).list_namespaced_pod(
@@ -151,7 +152,8 @@ class TrainJobTrigger(BaseTrigger):
             return
         self._asked = time.monotonic()
         try:
-            raw = await CoreV1Api(connection).read_namespaced_pod_log(  # bytes: a line may be cut in a letter
+            core: Any = CoreV1Api(connection)
+            raw = await core.read_namespaced_pod_log(  # bytes: a line may be cut in a letter
                 *(first[0]["metadata"]["name"], self.namespace),
                 container=NODE,
                 tail_lines=TAIL_LINES,
@@ -185,9 +187,7 @@ def _sortable(moment: str) -> str:
     return f"{whole}.{fraction:0<9}"
 
 
-async def _delete(
-    custom: CustomObjectsApi, where: dict[str, str], namespace: str, name: str, body: Object
-) -> None:
+async def _delete(custom: Any, where: dict[str, str], namespace: str, name: str, body: Object) -> None:
     try:
         await custom.delete_namespaced_custom_object(**where, namespace=namespace, name=name, body=body)
     except ApiException as error:

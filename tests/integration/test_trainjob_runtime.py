@@ -363,7 +363,7 @@ def test_machines_that_never_come_are_told_with_the_schedulers_reason(
     api.script(pods(RUNS, [unschedulable()]), plural="trainjobs")
     deferred = begin()
     assert deferred is not None
-    deferred.trigger.startup = 0.5  # type: ignore[attr-defined]
+    deferred.trigger.startup = 0.5
     event = wait(deferred)
     assert event["failure"] == "INFRASTRUCTURE"
     assert "Insufficient nvidia.com/gpu" in event["words"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,12 +108,12 @@ class Group:
 def test_p6_a_rank_that_lost_another_is_preempted_and_not_a_bug(
     error: Exception, initialised: bool, failure: Failure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "torch.distributed", Group(initialised))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "torch.distributed", Group(initialised))
     assert process.classify(error)[0] is failure
 
 
 def test_alone_a_closed_connection_is_what_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "torch.distributed", Group(True))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "torch.distributed", Group(True))
     assert process.classify(RuntimeError(CLOSED))[0] is Failure.BUG
 
 
