@@ -31,7 +31,9 @@ from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError
 
 from runtimes import steps
-from runtimes.failures import RETRIES, RetryByClass, StepFailed
+from runtimes.failures import RETRIES_OF_PODS, RetryByClass, StepFailed
+from runtimes.kubernetes import SCHEDULE, STARTUP
+from runtimes.process import plan_of
 from runtimes.steps import StepTask
 from runtimes.trainjob_api import (
     INDEX_OF_POD,
@@ -82,7 +84,7 @@ class TrainJobOperator(BaseOperator):
     ui_color = "#e8fee8"
 
     def __init__(self, *, step: StepTask, **given: Any) -> None:
-        super().__init__(do_xcom_push=False, retries=RETRIES, retry_policy=RetryByClass(), **given)
+        super().__init__(do_xcom_push=False, retries=RETRIES_OF_PODS, retry_policy=RetryByClass(), **given)
         self.step = step
         self._job: Job | None = None
 
@@ -116,7 +118,7 @@ class TrainJobOperator(BaseOperator):
             namespace=job.namespace,
             name=job.name,
             uid=job.uid,
-            startup=float(waits["perennial/schedule-seconds"]) + float(waits["perennial/startup-seconds"]),
+            startup=float(waits[SCHEDULE]) + float(waits[STARTUP]),
             connection=connection(),
         )
         self.defer(trigger=trigger, method_name="execute_complete", kwargs={"job": dict(vars(job))})
@@ -149,7 +151,7 @@ class TrainJobOperator(BaseOperator):
         """The job of the step; None where the step is done already."""
         shape = shape_of(self.step)
         namespace = pod["metadata"]["namespace"]
-        name = job_name(self.step.recipe, run_id, self.step.name)
+        name = job_name(plan_of(self.step.recipe, run_id), self.step.recipe, self.step.name)
         if self._is_done(run_id):
             self.log.info("the step is done already: its record is in the store")
             self._clear_away(namespace, name)

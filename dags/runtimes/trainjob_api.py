@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from runtimes.pods import ATTEMPT
+
 Object = dict[str, Any]
 """A Kubernetes object as JSON."""
 
@@ -49,15 +51,9 @@ NODE = "node"
 PORT = 29500
 """Where rank 0 waits for the others; the one Trainer sets too."""
 
-ATTEMPT = "perennial/attempt"
-"""The annotation with the attempt that a job was made for: who finds the job goes on with that attempt."""
-
 JOB_OF_POD = "jobset.sigs.k8s.io/jobset-name"
 INDEX_OF_POD = "batch.kubernetes.io/job-completion-index"
 QUEUE = "kueue.x-k8s.io/queue-name"
-
-LONGEST = 63
-"""Characters of a label's value."""
 
 
 @dataclass(frozen=True)
@@ -75,24 +71,20 @@ class Shape:
     queue: str
 
 
-def job_name(recipe: str, run_id: str, step: str) -> str:
-    """The name of the job of a run's step: the same for every attempt, so that there is never a second one.
+def job_name(plan: str, recipe: str, step: str) -> str:
+    """The name of the job of a plan's step: the same for every attempt, so that there is never a second one.
 
     At most 42 characters: a pod's name adds the replicated job, two indices and five letters, and must stay
     a DNS label.
+
+    Args:
+        plan: Its URI, so that two installations with one namespace do not meet.
+        recipe: For people.
+        step: The step's name.
     """
-    digest = hashlib.sha256("\0".join([recipe, run_id, step]).encode()).hexdigest()[:10]
+    digest = hashlib.sha256(f"{plan} {step}".encode()).hexdigest()[:10]
     words = re.sub(r"[^a-z0-9]+", "-", f"{recipe[:14]}-{step[:14]}".lower()).strip("-")
     return f"p-{words}-{digest}" if words else f"p-{digest}"
-
-
-def label(text: str) -> str:
-    """A text as the value of a label: cut where it is too long, with a digest so that it stays its own."""
-    plain = re.sub(r"[^A-Za-z0-9._-]", "-", text).strip("-._")
-    if plain == text and len(plain) <= LONGEST:
-        return plain
-    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
-    return f"{plain[: LONGEST - 9]}-{digest}".strip("-._")
 
 
 def jobset(job: Object, pod: Object, name: str, namespace: str, shape: Shape, attempt: str) -> Object:
@@ -166,7 +158,7 @@ def trainjob(pod: Object, name: str, namespace: str, shape: Shape, attempt: str)
 
 
 def attempt_of(job: Object) -> str:
-    """The attempt that a job was made for."""
+    """The attempt that a job was made for: who finds the job goes on with that attempt."""
     found: str = (job["metadata"].get("annotations") or {}).get(ATTEMPT, "")
     return found
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from runtimes.failures import failure_of
+from runtimes.pods import CANNOT_RUN, OWN_LIMIT, last_words
+from runtimes.pods import GONE as TAKEN_AWAY
 from runtimes.trainjob_api import Api, Object, active_since, by_index, index_of, nodes_of, state_of
 from tasks.recipe.failures import Failure
 
@@ -96,12 +97,18 @@ def _disrupted(pods: Sequence[Object]) -> Seen | None:
         status = pod.get("status", {})
         if status.get("phase") == "Succeeded":
             continue
+        if status.get("reason") == "Evicted" and OWN_LIMIT.search(status.get("message", "")):
+            words = (
+                f"{_name(pod)} was evicted for its own use of the disk: {status['message']}; raise "
+                "`sizeLimit` and `ephemeral-storage` in its pod template"
+            )
+            return Seen("failed", words, True, Failure.INFRASTRUCTURE.name)
         for each in status.get("conditions", []):
             if each["type"] == "DisruptionTarget" and str(each["status"]) == "True":
                 words = f"{_name(pod)} was taken away: {each.get('reason', '')}: {each.get('message', '')}"
                 return Seen("failed", words, True, Failure.PREEMPTED.name)
-        if status.get("reason") in ("Evicted", "NodeLost", "NodeShutdown", "Shutdown", "Terminated"):
-            words = f"{_name(pod)} was taken away: {status['reason']}: {status.get('message', '')}"
+        if status.get("reason") in TAKEN_AWAY:
+            words = f"{_name(pod)}: {TAKEN_AWAY[status['reason']]}: {status.get('message', '')}"
             return Seen("failed", words, True, Failure.PREEMPTED.name)
     return None
 
@@ -156,27 +163,20 @@ def _last_words(pods: Sequence[Object]) -> Seen | None:
         if (terminated := container.get("state", {}).get("terminated")) and terminated["exitCode"] != 0
     ]
     ended.sort(key=lambda each: each[0].get("finishedAt") or "")
-    told = [(words, pod) for terminated, pod in ended if (words := _json(terminated.get("message", "")))]
-    told.sort(key=lambda each: each[0]["failure"] == Failure.PREEMPTED.name)
-    if told:
-        words, pod = told[0]
-        return Seen("failed", f"{_name(pod)}: {words.get('message', '')}", True, words["failure"])
-    if ended:
-        terminated, pod = ended[0]
-        words_of_code = f"{_name(pod)} ended with exit code {terminated['exitCode']} and no word"
-        # torchrun ends with 1 whatever its ranks ended with, so 1 is not a bug of ours.
-        code = terminated["exitCode"]
-        failure = Failure.INFRASTRUCTURE if code == 1 else failure_of(code)
-        return Seen("failed", words_of_code, True, failure.name)
-    return None
-
-
-def _json(text: str) -> Mapping[str, Any] | None:
-    try:
-        words = json.loads(text)
-    except ValueError:
+    told = [(last_words(terminated.get("message", "")), terminated, pod) for terminated, pod in ended]
+    for words, _, pod in sorted(told, key=lambda each: each[0].failure is Failure.PREEMPTED):
+        if words.failure is not None:
+            return Seen("failed", f"{_name(pod)}: {words.message}", True, words.failure.name)
+    if not told:
         return None
-    return words if isinstance(words, dict) and words.get("failure") in Failure.__members__ else None
+    words, terminated, pod = told[0]
+    code, reason = terminated["exitCode"], terminated.get("reason", "")
+    how = f"{_name(pod)} ended with exit code {code} ({reason}): {' '.join(words.tail[-3:])}"
+    if reason in CANNOT_RUN:
+        return Seen("failed", how, True, Failure.CONFIG_INVALID.name)
+    # torchrun ends with 1 whatever its ranks ended with, so 1 is not a bug of ours.
+    failure = Failure.INFRASTRUCTURE if code == 1 else failure_of(code)
+    return Seen("failed", how, True, failure.name)
 
 
 def _reasons(pods: Sequence[Object]) -> list[str]:

@@ -9,11 +9,12 @@ from pathlib import Path
 import yaml
 
 from runtimes import steps
+from runtimes.kubernetes import environment, template_of
+from runtimes.pods import labels
 from runtimes.process import ROOT
 from runtimes.steps import TRAINING, StepTask
-from runtimes.trainjob_api import NODE, Object, Shape, label
+from runtimes.trainjob_api import NODE, Object, Shape
 from tasks.recipe.failures import ConfigInvalid
-from tasks.recipe.run_names import run_name
 
 GPU = "nvidia.com/gpu"
 
@@ -37,7 +38,7 @@ def shape_of(task: StepTask) -> Shape:
             "share: every rank writes its part of a checkpoint there; make a PersistentVolumeClaim with "
             "accessModes: [ReadWriteMany] and give its name"
         )
-    limits = _template()["spec"]["containers"][0]["resources"]["limits"]
+    limits = template_of("large")["spec"]["containers"][0]["resources"]["limits"]
     return Shape(nodes, max(1, _gpus(limits)), queue)
 
 
@@ -45,13 +46,15 @@ def pod_of(task: StepTask, run_id: str) -> Object:
     """The pod of every rank.
 
     Raises:
-        ConfigInvalid: The image is not set.
+        ConfigInvalid: The image is not set, or a setting or the template does not fit.
     """
-    pod = _template()
+    pod = template_of("large")
     metadata, spec = pod["metadata"], pod["spec"]
     metadata["labels"] = {**metadata.get("labels", {}), **labels(task, run_id)}
     container = spec["containers"][0]
     container |= {"name": NODE, "image": steps.image(task)}
+    # What the kernel kills cannot write its last words: the kubelet then keeps the log's last lines.
+    container["terminationMessagePolicy"] = "FallbackToLogsOnError"
     command = ["perennial", *task.arguments(run_id)]
     if task.stage in TRAINING:
         # torchrun kills its ranks 30 s after SIGTERM unless told otherwise; a checkpoint may need longer.
@@ -61,7 +64,9 @@ def pod_of(task: StepTask, run_id: str) -> Object:
     container["command"] = command
     container.pop("args", None)
     env = {each["name"]: each for each in container.get("env", [])}
-    env |= {name: {"name": name, "value": value} for name, value in steps.settings().items()}
+    given = environment("")
+    del given["PERENNIAL_ATTEMPT"]  # the pods' template is the same for every attempt
+    env |= {name: {"name": name, "value": value} for name, value in given.items()}
     claim = os.environ.get("PERENNIAL_SHARED_CLAIM")
     if claim:
         env["PERENNIAL_HOME"] = {"name": "PERENNIAL_HOME", "value": SHARED}
@@ -71,32 +76,19 @@ def pod_of(task: StepTask, run_id: str) -> Object:
     return pod
 
 
-def labels(task: StepTask, run_id: str) -> dict[str, str]:
-    """What a pod belongs to: for people, quotas and bills."""
-    return {
-        "app.kubernetes.io/name": "perennial",
-        "perennial/recipe": label(task.recipe),
-        "perennial/run": label(run_name(task.recipe, run_id)),
-        "perennial/step": label(task.name),
-        "perennial/stage": label(task.stage),
-        "perennial/team": label(task.owner),
-    }
-
-
 def job_template() -> Object:
-    """The JobSet's template, without pods."""
-    return _read(_folder().parent / "trainjob" / "jobset.yaml")
+    """The JobSet's template, without pods: it lies beside the folder of the pods' templates.
 
-
-def _template() -> Object:
-    return _read(_folder() / "large.yaml")
-
-
-def _folder() -> Path:
-    return Path(os.environ.get("PERENNIAL_POD_TEMPLATES") or ROOT / "k8s" / "pod_templates")
-
-
-def _read(path: Path) -> Object:
+    Raises:
+        ConfigInvalid: It is not there.
+    """
+    folder = Path(os.environ.get("PERENNIAL_POD_TEMPLATES") or ROOT / "k8s" / "pod_templates")
+    path = folder.parent / "trainjob" / "jobset.yaml"
+    if not path.is_file():
+        raise ConfigInvalid(
+            f"{path}: there is no template of the job; it comes with the pods' templates, beside "
+            "the folder that PERENNIAL_POD_TEMPLATES names"
+        )
     found: Object = yaml.safe_load(path.read_text(encoding="utf-8"))
     return found
 

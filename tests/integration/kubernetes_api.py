@@ -392,7 +392,7 @@ class KubernetesApi:
                         continue
                     found = self._objects.get((each.kind, each.namespace, each.name))
                     if found is None or found["metadata"]["uid"] != each.uid:
-                        self._living.remove(each)
+                        self._living = [other for other in self._living if other is not each]
                         continue
                     moment = each.left.pop(0)
                     assert not isinstance(moment, Wait)

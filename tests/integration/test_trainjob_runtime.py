@@ -30,8 +30,9 @@ from airflow.sdk.exceptions import TaskDeferred
 from airflow.triggers.base import BaseTrigger
 from runtimes import steps, trainjob, trainjob_trigger
 from runtimes.failures import RetryByClass, StepFailed
+from runtimes.pods import ATTEMPT
 from runtimes.steps import StepTask
-from runtimes.trainjob_api import ATTEMPT, INDEX_OF_POD, JOB_OF_POD, QUEUE, job_name
+from runtimes.trainjob_api import INDEX_OF_POD, JOB_OF_POD, QUEUE, job_name
 
 from tasks.recipe.failures import Failure
 from tests.integration.kubernetes_api import (
@@ -60,7 +61,8 @@ SUCCESS = {"trainjobs": "Complete", "jobsets": "Completed"}
 
 RUN = "manual__2026-11-21T12:29:26.123456+00:00"
 STEP = StepTask("adapted", "pydocs", "pydocs", "ada", "pretrain", "large", "doc")
-NAME = job_name(STEP.recipe, RUN, STEP.name)
+PLAN = "s3://models/perennial/runs/pydocs-manual__2026-11-21T122926.123456Z/plan.json"
+NAME = job_name(PLAN, STEP.recipe, STEP.name)
 NAMESPACE = "perennial-steps"
 IMAGE = f"registry.example/perennial/trainer@sha256:{'0' * 64}"
 

@@ -39,7 +39,7 @@ def pod(index: int, phase: str = "Running", state: Any = None, **status: Any) ->
 
 def ended(code: int, failure: str = "", at: str = OLD, **more: str) -> Object:
     message = json.dumps({"failure": failure, "message": f"it was {failure}"}) if failure else ""
-    return {"terminated": {"exitCode": code, "finishedAt": at, "message": message, **more}}
+    return {"terminated": {"exitCode": code, "finishedAt": at, **{"message": message, **more}}}
 
 
 FAILED = condition("Failed", reason="FailedJobs", message="jobset failed due to one or more job failures")
@@ -165,6 +165,34 @@ def test_of_two_causes_the_first_is_told() -> None:
 def test_without_words_the_exit_code_is_all_there_is(code: int, failure: str) -> None:
     """Torchrun ends with 1 whatever its ranks ended with."""
     assert judge(TRAINJOB, job(FAILED), [pod(0, "Failed", ended(code))], NEVER).failure == failure
+
+
+def test_an_image_without_the_command_is_for_whoever_chose_it() -> None:
+    state = ended(128, reason="StartError", message="exec: torchrun: not found")
+    assert judge(TRAINJOB, job(FAILED), [pod(0, "Failed", state)], NEVER).failure == "CONFIG_INVALID"
+
+
+def test_words_that_kubernetes_cut_off_still_give_the_class() -> None:
+    state = ended(1)
+    state["terminated"]["message"] = '{"step": "adapted", "failure": "DIVERGED", "message": "the loss is'
+    seen = judge(TRAINJOB, job(FAILED), [pod(0, "Failed", state)], NEVER)
+    assert seen.failure == "DIVERGED"
+    assert "the loss is" in seen.words
+
+
+def test_the_logs_last_lines_stand_in_for_words_that_could_not_be_written() -> None:
+    state = ended(1)
+    state["terminated"]["message"] = "Signal 9 (SIGKILL) received by PID 7"
+    assert "SIGKILL" in judge(TRAINJOB, job(FAILED), [pod(0, "Failed", state)], NEVER).words
+
+
+def test_a_pod_that_filled_its_own_disk_was_not_preempted() -> None:
+    full = "Pod ephemeral local storage usage exceeds the total limit of containers 8Gi."
+    disrupted = condition("DisruptionTarget", reason="TerminationByKubelet")
+    pods = [pod(0), pod(1, "Failed", reason="Evicted", message=full, conditions=[disrupted])]
+    seen = judge(TRAINJOB, job(), pods, NEVER)
+    assert (seen.ended, seen.failure) == (True, "INFRASTRUCTURE")
+    assert "ephemeral-storage" in seen.words
 
 
 def test_no_pod_left_is_no_class() -> None:

@@ -36,7 +36,8 @@ GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 RUN = "manual__2026-11-21T12:29:26.123456+00:00"
 STEP = StepTask("adapted", "pydocs", "pydocs", "ada", "pretrain", "large", "doc")
 MERGE = dataclasses.replace(STEP, name="merged", stage="merge")
-NAME = job_name("pydocs", RUN, "adapted")
+PLAN = "s3://models/perennial/runs/pydocs-manual__2026-11-21T122926.123456Z/plan.json"
+NAME = job_name(PLAN, "pydocs", "adapted")
 RESERVED = ("PET_", "WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_")
 """Of environment variables that Trainer sets by itself and refuses from a TrainJob."""
 
@@ -62,7 +63,7 @@ def two_machines(monkeypatch: pytest.MonkeyPatch) -> None:
 def as_trainjob(step: StepTask = STEP) -> list[Object]:
     pod, shape = pod_of(step, RUN), shape_of(step)
     namespace = pod["metadata"]["namespace"]
-    name = job_name(step.recipe, RUN, step.name)
+    name = job_name(PLAN, step.recipe, step.name)
     return [
         training_runtime(job_template(), pod, name, namespace, shape),
         trainjob(pod, name, namespace, shape, "attempt-1"),
@@ -71,7 +72,7 @@ def as_trainjob(step: StepTask = STEP) -> list[Object]:
 
 def as_jobset(step: StepTask = STEP) -> list[Object]:
     pod, shape = pod_of(step, RUN), shape_of(step)
-    name = job_name(step.recipe, RUN, step.name)
+    name = job_name(PLAN, step.recipe, step.name)
     return [jobset(job_template(), pod, name, pod["metadata"]["namespace"], shape, "attempt-1")]
 
 
@@ -160,10 +161,9 @@ def test_ranks_find_each_other_by_torchruns_own_variables() -> None:
 def test_the_command_is_an_argument_list_and_has_time_for_a_checkpoint() -> None:
     (made,) = as_jobset()
     container = container_of(made)
-    plan = "s3://models/perennial/runs/pydocs-manual__2026-11-21T122926.123456Z/plan.json"
     assert container["command"] == [
         *("torchrun", "--shutdown-timeout=590", "--no-python"),
-        *("perennial", "step", "--plan", plan, "--step", "adapted"),
+        *("perennial", "step", "--plan", PLAN, "--step", "adapted"),
     ]
     assert job_of(made)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 600
 
@@ -274,10 +274,10 @@ def test_the_attempt_is_found_on_the_job() -> None:
 @pytest.mark.parametrize(
     "names",
     [
-        ("pydocs", RUN, "adapted"),
-        ("a-recipe-with-a-very-long-name", RUN, "a_step_with_a_very_long_name"),
-        ("Größe", RUN, "7th"),
-        ("-", RUN, "_"),
+        (PLAN, "pydocs", "adapted"),
+        (PLAN, "a-recipe-with-a-very-long-name", "a_step_with_a_very_long_name"),
+        (PLAN, "Größe", "7th"),
+        (PLAN, "-", "_"),
     ],
 )
 def test_names_are_labels_of_dns_and_leave_room_for_those_of_pods(names: tuple[str, str, str]) -> None:
@@ -288,8 +288,9 @@ def test_names_are_labels_of_dns_and_leave_room_for_those_of_pods(names: tuple[s
 
 def test_p1_a_step_has_one_name_in_a_run_and_no_other_has_it() -> None:
     """The API server then refuses a second job of the step, whoever asks for it."""
-    assert job_name("pydocs", RUN, "adapted") == NAME
-    others = [("pydocs", RUN, "tuned"), ("pydocs", "weekly", "adapted"), ("code", RUN, "adapted")]
+    assert job_name(PLAN, "pydocs", "adapted") == NAME
+    elsewhere = PLAN.replace("models", "others")
+    others = [(PLAN, "pydocs", "tuned"), (PLAN, "code", "adapted"), (elsewhere, "pydocs", "adapted")]
     assert len({NAME, *(job_name(*each) for each in others)}) == 4
 
 
