@@ -67,7 +67,8 @@ def judge(api: Api, job: Object | None, pods: Sequence[Object], startup: float) 
     if job is None:
         return GONE
     state, said = state_of(api, job)
-    pods = by_index(pods)
+    # Older ones are of an earlier job of this name, deleted without them.
+    pods = by_index([pod for pod in pods if _made(pod) >= job["metadata"]["creationTimestamp"]])
     if state == "suspended":
         return Seen(state, said)
     if state == "succeeded":

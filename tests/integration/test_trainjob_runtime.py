@@ -110,6 +110,8 @@ def pods(*lives: Life) -> Moment:
 
     def act(api: KubernetesApi, job: Object) -> None:
         name = job["metadata"]["name"]
+        for old in api.all(PODS):  # the garbage collector's part
+            api.remove(PODS, old)
         for index, life in enumerate(lives):
             api.script(*life)
             labels = {JOB_OF_POD: name, INDEX_OF_POD: str(index)}
@@ -431,8 +433,7 @@ def test_p4_p6_a_lost_machine_ends_all_ranks_and_the_next_attempt_resumes(
     assert caught.value.failure is Failure.PREEMPTED
     assert RetryByClass().evaluate(caught.value, 1, 4).action is RetryAction.RETRY
     assert api.get(TRAINJOBS, NAMESPACE, NAME) is None
-    for pod in api.all(PODS):  # the garbage collector's part
-        api.remove(PODS, pod)
+    time.sleep(1)  # Kubernetes counts in seconds, and a retry waits for one
     api.script(pods(ends(0), ends(0)), store.commits(), done(), plural="trainjobs")
     attempt()
     attempts = {each.body["metadata"]["annotations"][ATTEMPT] for each in api.requests if made_job(each)}

@@ -127,6 +127,13 @@ def test_p4_a_failed_job_with_a_disrupted_pod_was_preempted_whatever_its_ranks_s
     assert judge(TRAINJOB, job(FAILED), pods, NEVER).failure == "PREEMPTED"
 
 
+def test_p1_pods_of_an_earlier_job_of_the_name_do_not_count() -> None:
+    """A job that was deleted by force leaves its pods for a while."""
+    old = pod(1, conditions=[condition("DisruptionTarget", reason="DeletionByTaintManager")])
+    old["metadata"]["creationTimestamp"] = "2026-11-21T11:00:00Z"
+    assert judge(TRAINJOB, job(), [pod(0), pod(1), old], NEVER).state == "running"
+
+
 def test_a_pod_that_had_ended_well_may_be_collected() -> None:
     collected = condition("DisruptionTarget", reason="DeletionByPodGC")
     pods = [pod(0), pod(1, "Succeeded", conditions=[collected])]
