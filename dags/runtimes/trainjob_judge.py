@@ -86,10 +86,8 @@ def judge(api: Api, job: Object | None, pods: Sequence[Object], startup: float) 
     started = [pod for pod in pods if pod.get("status", {}).get("phase") not in (None, "Pending", "Unknown")]
     if len({index_of(pod) for pod in started}) < nodes:
         words = "; ".join([f"{len(started)} of {nodes} pods run", *_reasons(pods)])
-        waited = datetime.datetime.now(datetime.UTC) - max(
-            _moment(active_since(job)), *map(_made, pods), made
-        )
-        if waited.total_seconds() > startup:
+        began = max([_moment(active_since(job)), *map(_made, pods)])
+        if (datetime.datetime.now(datetime.UTC) - began).total_seconds() > startup:
             words = f"not all pods ran within {startup:.0f} s: {words}"
             return Seen("failed", words, True, Failure.INFRASTRUCTURE.name)
         return Seen("waiting", words)
