@@ -118,18 +118,19 @@ class TrainJobOperator(BaseOperator):
             namespace=job.namespace,
             name=job.name,
             uid=job.uid,
+            attempt=job.attempt,
             startup=float(waits[SCHEDULE]) + float(waits[STARTUP]),
             connection=connection(),
         )
-        self.defer(trigger=trigger, method_name="execute_complete", kwargs={"job": dict(vars(job))})
+        self.defer(trigger=trigger, method_name="execute_complete")
 
-    def execute_complete(self, context: Any, event: Mapping[str, Any], job: Mapping[str, str]) -> None:
+    def execute_complete(self, context: Any, event: Mapping[str, Any]) -> None:
         """Show rank 0's last lines, delete the job with its pods, and let the store decide.
 
         Raises:
             StepFailed: The step is not done; with the class of its failure.
         """
-        self._job = Job(**job)
+        self._job = Job(**event["job"])
         self.log.info("%s %s %s: %s", self._job.kind, self._job.name, event["state"], event["words"])
         self._show_tail(self._job)
         # First: what still runs must not write into the store while it is asked, or beside the next attempt.

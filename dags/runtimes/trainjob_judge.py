@@ -68,7 +68,8 @@ def judge(api: Api, job: Object | None, pods: Sequence[Object], startup: float) 
         return GONE
     state, said = state_of(api, job)
     # Older ones are of an earlier job of this name, deleted without them.
-    pods = by_index([pod for pod in pods if _made(pod) >= job["metadata"]["creationTimestamp"]])
+    made = _moment(job["metadata"]["creationTimestamp"])
+    pods = by_index([pod for pod in pods if _made(pod) >= made])
     if state == "suspended":
         return Seen(state, said)
     if state == "succeeded":
@@ -85,7 +86,8 @@ def judge(api: Api, job: Object | None, pods: Sequence[Object], startup: float) 
     started = [pod for pod in pods if pod.get("status", {}).get("phase") not in (None, "Pending", "Unknown")]
     if len({index_of(pod) for pod in started}) < nodes:
         words = "; ".join([f"{len(started)} of {nodes} pods run", *_reasons(pods)])
-        if _seconds_since(max(active_since(job), *map(_made, pods), "")) > startup:
+        began = max([_moment(active_since(job)), *map(_made, pods)])
+        if (datetime.datetime.now(datetime.UTC) - began).total_seconds() > startup:
             words = f"not all pods ran within {startup:.0f} s: {words}"
             return Seen("failed", words, True, Failure.INFRASTRUCTURE.name)
         return Seen("waiting", words)
@@ -124,7 +126,7 @@ def _replaced(pods: Sequence[Object]) -> Seen | None:
     ]
     for pod in pods:
         for started, other in began:
-            if index_of(pod) != index_of(other) and _moment(_made(pod)) > _moment(started) + TOGETHER:
+            if index_of(pod) != index_of(other) and _made(pod) > _moment(started) + TOGETHER:
                 words = f"{_name(pod)} was made in place of one that is lost; {_name(other)} ran already"
                 return Seen("failed", words, True, Failure.PREEMPTED.name)
     return None
@@ -207,14 +209,10 @@ def _name(pod: Object) -> str:
     return f"pod {pod['metadata']['name']}" + (f" on {on}" if on else "")
 
 
-def _made(pod: Object) -> str:
-    found: str = pod["metadata"]["creationTimestamp"]
-    return found
+def _made(pod: Object) -> datetime.datetime:
+    return _moment(pod["metadata"]["creationTimestamp"])
 
 
 def _moment(text: str) -> datetime.datetime:
+    """Kubernetes writes Z, its clients +00:00: as texts they do not compare."""
     return datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
-
-
-def _seconds_since(text: str) -> float:
-    return (datetime.datetime.now(datetime.UTC) - _moment(text)).total_seconds()

@@ -41,6 +41,7 @@ class TrainJobTrigger(BaseTrigger):
         namespace: Where it is.
         name: Of the job.
         uid: Of the job; another one of its name is not ours to delete.
+        attempt: That the job was made for.
         startup: Seconds in which all of them must run.
         connection: The id of Airflow's connection to Kubernetes, or "": see trainjob_calls.hook.
         poll: Seconds after which pods are looked at although the job did not change.
@@ -52,6 +53,7 @@ class TrainJobTrigger(BaseTrigger):
         namespace: str,
         name: str,
         uid: str,
+        attempt: str,
         startup: float,
         connection: str,
         poll: float = 10.0,
@@ -61,6 +63,7 @@ class TrainJobTrigger(BaseTrigger):
         self.namespace = namespace
         self.name = name
         self.uid = uid
+        self.attempt = attempt
         self.startup = startup
         self.connection = connection
         self.poll = poll
@@ -69,7 +72,7 @@ class TrainJobTrigger(BaseTrigger):
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """For Airflow's database; it holds no secret."""
-        names = ("kind", "namespace", "name", "uid", "startup", "connection", "poll")
+        names = ("kind", "namespace", "name", "uid", "attempt", "startup", "connection", "poll")
         return (
             "runtimes.trainjob_trigger.TrainJobTrigger",
             {name: getattr(self, name) for name in names},
@@ -87,7 +90,7 @@ class TrainJobTrigger(BaseTrigger):
                         self.log.info("%s %s is %s", self.kind, self.name, told)
                     await self._show_log(connection, pods, last=seen.ended)
                     if seen.ended:
-                        yield TriggerEvent(seen.as_event())  # type: ignore[no-untyped-call]
+                        yield TriggerEvent(self._event(seen))  # type: ignore[no-untyped-call]
                         return
                     pause = 1.0
                     await self._change(connection, version)
@@ -95,7 +98,7 @@ class TrainJobTrigger(BaseTrigger):
                 if error.status in (401, 403):
                     words = f"Kubernetes does not let the triggerer look at the job: {error.reason}"
                     refused = Seen("failed", words, True, Failure.CONFIG_INVALID.name)
-                    yield TriggerEvent(refused.as_event())  # type: ignore[no-untyped-call]
+                    yield TriggerEvent(self._event(refused))  # type: ignore[no-untyped-call]
                     return
                 if error.status != 410:  # a watch from too long ago: look again
                     pause = await self._hold_on(f"{error.status} {error.reason}", pause)
@@ -115,6 +118,11 @@ class TrainJobTrigger(BaseTrigger):
     @cached_property
     def _hook(self) -> AsyncKubernetesHook:
         return async_hook(self.connection)
+
+    def _event(self, seen: Seen) -> dict[str, Any]:
+        """What the worker that goes on needs: what was seen, and of which job."""
+        names = ("kind", "namespace", "name", "uid", "attempt")
+        return seen.as_event() | {"job": {name: getattr(self, name) for name in names}}
 
     async def _look(self, connection: ApiClient) -> tuple[str, Seen, list[Object]]:
         """What is there now, and the version from which on changes are to be watched."""

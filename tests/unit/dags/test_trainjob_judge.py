@@ -127,6 +127,13 @@ def test_p4_a_failed_job_with_a_disrupted_pod_was_preempted_whatever_its_ranks_s
     assert judge(TRAINJOB, job(FAILED), pods, NEVER).failure == "PREEMPTED"
 
 
+def test_moments_compare_however_they_are_written() -> None:
+    """A custom object comes as Kubernetes wrote it; a pod as the client writes it."""
+    young = pod(0)
+    young["metadata"]["creationTimestamp"] = OLD.replace("Z", "+00:00")
+    assert judge(TRAINJOB, job(nodes=1), [young], NEVER).state == "running"
+
+
 def test_p1_pods_of_an_earlier_job_of_the_name_do_not_count() -> None:
     """A job that was deleted by force leaves its pods for a while."""
     old = pod(1, conditions=[condition("DisruptionTarget", reason="DeletionByTaintManager")])
