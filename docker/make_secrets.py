@@ -11,6 +11,9 @@ import secrets
 import sys
 from pathlib import Path
 
+from cryptography.hazmat.primitives import serialization as form
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
 OWNERS = {
     "airflow": 10001,
     "login": 10001,
@@ -18,6 +21,7 @@ OWNERS = {
     "postgres": 999,
     "s3": 10001,
     "s3-data": 10001,
+    "signing": 10001,
     "steps": 10001,
 }
 """Volume -> the user of the services that mount it."""
@@ -51,7 +55,12 @@ def texts() -> dict[str, str]:
         "database_uri = postgresql+psycopg2://mlflow@postgres:5432/mlflow\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
     )
+    key = Ed25519PrivateKey.generate()  # signs releases
+    private = key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption())
+    public = key.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo)
     return {
+        "signing/signing.pem": private.decode(),
+        "signing/trusted.pem": public.decode(),
         "airflow/pgpass": f"postgres:5432:airflow:airflow:{made['airflow']}\n",
         "airflow/aws-credentials": aws,
         "airflow/mlflow/credentials": account,

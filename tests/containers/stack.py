@@ -22,6 +22,8 @@ from typing import Any
 
 import boto3
 import requests
+from cryptography.hazmat.primitives import serialization as form
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tasks.artefacts import Store, open_store
 from tasks.local.airflow_api import AirflowApi
@@ -164,6 +166,7 @@ def running(folder: Path, recipes: Path, images: dict[str, str]) -> Iterator[Sta
     secrets = folder / "secrets"
     secrets.mkdir()
     (secrets / "aws-credentials").write_text(KEYS)  # readable by the containers' user
+    make_key(folder)
     (folder / "passwords.json").write_text(json.dumps({"admin": PASSWORD}))
     mlflow_port, s3_port, airflow_port, health_port = (free_port() for _ in range(4))
     with contextlib.ExitStack() as stack:
@@ -220,7 +223,9 @@ def running(folder: Path, recipes: Path, images: dict[str, str]) -> Iterator[Sta
             "PERENNIAL_IMAGE_TRAINER": images["trainer"],
             "PERENNIAL_RECIPES": str(recipes),
             "PERENNIAL_RUNTIME": "container",
+            "PERENNIAL_SIGNING_KEY": str(folder / "signing.pem"),
             "PERENNIAL_STORE": "s3://perennial/store",
+            "PERENNIAL_TRUSTED_KEYS": str(folder / "trusted.pem"),
             "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         }
         moto = [sys.executable, "-c", "import sys; from moto.server import main; main(sys.argv[1:])"]
@@ -254,6 +259,17 @@ def running(folder: Path, recipes: Path, images: dict[str, str]) -> Iterator[Sta
         found = Stack(folder, env, airflow)
         found.api().make_pool("gpu", 1, "Steps on GPUs")
         yield found
+
+
+def make_key(folder: Path) -> None:
+    """The key that signs releases, signing.pem, and the list of those that are trusted, trusted.pem."""
+    key = Ed25519PrivateKey.generate()
+    private, public = folder / "signing.pem", folder / "trusted.pem"
+    private.touch(0o600)
+    private.write_bytes(key.private_bytes(form.Encoding.PEM, form.PrivateFormat.PKCS8, form.NoEncryption()))
+    public.write_bytes(
+        key.public_key().public_bytes(form.Encoding.PEM, form.PublicFormat.SubjectPublicKeyInfo)
+    )
 
 
 def have_bridge(image: str) -> None:

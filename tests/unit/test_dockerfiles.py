@@ -224,7 +224,8 @@ def test_no_secret_is_in_an_environment_or_a_command() -> None:
     for name, service in compose()["services"].items():
         for key, value in service.get("environment", {}).items():
             if re.search(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL", key):
-                assert re.search(r"_(CMD|FILE|SECRETS)$", key), f"{name}: {key}"  # the last names a volume
+                is_a_file = str(value).startswith("/run/secrets/") or key.endswith(("_CMD", "_FILE"))
+                assert is_a_file or key == "PERENNIAL_CONTAINER_SECRETS", f"{name}: {key}"  # this is a volume
             assert not re.search(r"://[^/@\s]*:[^/@\s]+@", str(value)), f"{name}: {key} holds a password"
 
 
@@ -247,6 +248,12 @@ def test_the_socket_is_given_to_the_scheduler_alone() -> None:
         name for name, each in compose()["services"].items() if "docker.sock" in str(each.get("volumes"))
     ]
     assert having == ["scheduler"]
+
+
+def test_the_key_that_signs_is_given_to_the_scheduler_alone() -> None:
+    services = compose()["services"].items()
+    having = {name for name, each in services if "signing-key" in str(each.get("volumes"))}
+    assert having == {"scheduler", "secrets"}
 
 
 def test_volumes_and_files_that_are_mounted_exist() -> None:
@@ -287,7 +294,7 @@ def test_the_context_holds_what_the_dockerfiles_copy_and_no_more() -> None:
 @pytest.fixture
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The secrets of the compose file, made in a folder by a run that may not change owners."""
-    for folder in ("airflow", "login", "mlflow", "postgres", "s3", "s3-data", "steps"):
+    for folder in ("airflow", "login", "mlflow", "postgres", "s3", "s3-data", "signing", "steps"):
         (tmp_path / folder).mkdir()
     return tmp_path
 
@@ -324,5 +331,6 @@ def test_secrets_are_made_once_fit_together_and_are_private(made: Path) -> None:
 def test_steps_get_only_their_own_secrets(made: Path) -> None:
     make_secrets(made)
     step = "".join(path.read_text() for path in (made / "steps").rglob("*") if path.is_file())
-    for name in ("postgres/postgres", "postgres/airflow", "airflow/fernet-key", "airflow/jwt-secret"):
+    names = ("postgres/postgres", "postgres/airflow", "airflow/fernet-key", "signing/signing.pem")
+    for name in names:
         assert (made / name).read_text() not in step
