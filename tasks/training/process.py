@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import random
-import socket
 import sys
 import warnings
 from collections import defaultdict
@@ -61,10 +60,7 @@ def _launcher_environment() -> None:
     """What torchrun would have set; without it DeepSpeed looks for MPI."""
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         return
-    os.environ.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"})
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        os.environ["MASTER_PORT"] = str(probe.getsockname()[1])
+    os.environ.update({"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"})
 
 
 def _deterministic(threads: int) -> None:
@@ -89,4 +85,12 @@ def _join(backend: str) -> None:
         # all-reduce: a minute and a compiler, to save microseconds beside gloo. A table that says "none"
         # spares a laptop both.
         vars(deepspeed.ops).setdefault("__compatible_ops__", defaultdict(bool))
+    if os.environ["WORLD_SIZE"] == "1" and not torch.distributed.is_initialized():
+        # Alone, there is nobody to meet: a port for that could be taken by another training at this moment.
+        torch.distributed.init_process_group(
+            backend,
+            store=torch.distributed.HashStore(),  # type: ignore[attr-defined]
+            rank=0,
+            world_size=1,
+        )
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
