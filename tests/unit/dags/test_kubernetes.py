@@ -312,8 +312,7 @@ def test_a_step_of_a_run_has_one_name(settings: None, monkeypatch: pytest.Monkey
     assert len(others | {name}) == 5
 
 
-def test_a_long_name_is_cut_and_stays_its_own() -> None:
-    os.environ.setdefault("PERENNIAL_STORE", "s3://perennial/store")
+def test_a_long_name_is_cut_and_stays_its_own(settings: None) -> None:
     names = {pod_name(step("gpu", name="a" * 100 + end), RUN) for end in ("1", "2")}
     assert len(names) == 2
     assert all(len(name) <= LONGEST for name in names)

@@ -171,6 +171,7 @@ def test_a_script_says_which_setting_is_missing(
     assert not mark.exists()
 
 
+@pytest.mark.slow
 def test_the_schema_is_waited_for(tmp_path: Path) -> None:
     """An empty database is not ready, and the message says what to run; after the upgrade it is."""
     env = {
