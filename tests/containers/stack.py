@@ -307,7 +307,7 @@ def run_recipe(stack: Stack, recipe: str) -> tuple[str, dict[str, str]]:
             states.get("approve") == "awaiting_input"
             and not api.question(dag, run, "approve")["response_received"]
         ):
-            time.sleep(5.0)  # the scheduler must have seen the asking process end
+            time.sleep(15.0)  # the scheduler must have seen the asking process end, on a busy machine too
             api.answer(dag, run, "approve", "Approve", {"reason": "the gates passed"})
         time.sleep(1.0)
 
