@@ -60,6 +60,7 @@ def weights(context: Any) -> torch.Tensor:
     return torch.cat([each.flatten() for each in load_model(context.output("model"))[0].parameters()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "options"),
     [

@@ -224,6 +224,7 @@ def test_p13_nothing_of_the_chart_pulls_an_upstream_database() -> None:
     }
 
 
+@pytest.mark.slow
 def test_p17_the_pools_count_deferred_tasks(tmp_path: Path) -> None:
     """P17: a pool without deferred tasks limits nothing, as ours wait deferred. Airflow imports the file."""
     file = K8S / "airflow" / "pools.json"
@@ -285,6 +286,7 @@ def _read_by(folder: Path) -> Iterator[str]:
             yield from re.findall(r"\bPERENNIAL_[A-Z]+(?:_[A-Z]+)*\b", path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_the_runtimes_that_the_settings_choose_exist(name: str) -> None:
     """PERENNIAL_RUNTIME is read by the DAGs' own code."""

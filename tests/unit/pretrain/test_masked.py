@@ -176,6 +176,7 @@ def test_documents_do_not_see_each_other(model_dir, tokens, tokenizer):
     assert MASKED_LM.weight(batch) == len(together)
 
 
+@pytest.mark.slow
 def test_it_learns_and_a_stopped_training_goes_on_to_the_same_weights(
     model_dir, tokens, make_context, tmp_path
 ):

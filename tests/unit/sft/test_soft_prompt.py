@@ -67,6 +67,7 @@ def taught(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return Path(context.output("model"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", SOFT_PROMPTS)
 def test_a_prompt_decides_what_a_frozen_model_answers(kind, make_context, taught, write_rows):
     wanted = conversations("is a string")

@@ -119,6 +119,7 @@ def test_skip_leaves_out_exactly_the_bad_step(factor, make_context, tiny_model_d
     assert sum("anomaly at optimiser step" in note for note in context.notes) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "engine", [{"zero_stage": 1}, {"zero_stage": 2}, {"zero_stage": 3}, {"precision": "bf16"}], ids=str
 )

@@ -43,6 +43,7 @@ def test_a_training_keeps_what_it_was_told(make_context, tiny_model_dir):
     assert not list(context.work.glob("checkpoint-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_stage", [0, 1, 3])
 def test_a_checkpoint_that_gives_another_model_is_refused(zero_stage, make_context, tiny_model_dir):
     context = make_context()

@@ -90,6 +90,7 @@ def test_both_tables_of_adapters_have_the_same_names():
     assert ADAPTERS.keys() == ADAPTER_OPTIONS.keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(ADAPTERS))
 def test_an_adapter_learns_changes_its_targets_only_and_resumes_exactly(
     name, make_context, tiny_model_dir, tmp_path
@@ -220,6 +221,7 @@ def test_all_frozen_is_refused(make_context, tiny_model_dir):
         run(make_context(), tiny_model_dir, frozen=["*"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_stage", [0, 2, 3])
 def test_gradual_unfreezing_and_rates_by_depth_resume_exactly(
     zero_stage, make_context, tiny_model_dir, tmp_path
