@@ -1,15 +1,14 @@
-"""The pod that the kubernetes runtime makes, run as it stands by `podman kube play`: no cluster is needed to see
-that its image, arguments, environment, mounts and security context work together.
+"""The pod that the kubernetes runtime makes, run by `podman kube play`: no cluster is needed to see that its
+image, arguments, environment, mounts and security context work together.
 
 CHANGED says all that is different from what a cluster gets. What podman 4.3 takes and does nothing with is not
-shown here: fsGroup, sizeLimit, defaultMode, priorityClassName, serviceAccountName, terminationGracePeriodSeconds,
-terminationMessagePolicy, ephemeral-storage; and Pod Security Standards, quotas and network policies are the
-cluster's.
+shown here: fsGroup, sizeLimit, defaultMode, priorityClassName, serviceAccountName, ephemeral-storage,
+terminationGracePeriodSeconds, terminationMessagePolicy. Pod Security Standards, quotas and network policies are
+the cluster's.
 """
 
 from __future__ import annotations
 
-import base64
 import copy
 import json
 import shutil
@@ -34,8 +33,8 @@ STEP = "checked"
 GOLDEN = tools.ROOT / "tests" / "golden" / "pod_cpu.yaml"
 
 CHANGED: Mapping[str, str] = {
-    "home": "podman copies the image's folder, root's, into an emptyDir and knows no fsGroup: a folder as the "
-    "kubelet makes it, empty and open, takes its place",
+    "home": "podman copies the image's folder, root's, into an emptyDir and knows no fsGroup: a folder as "
+    "the kubelet makes it, empty and open, takes its place",
     "shm": "podman knows no emptyDir in memory: a folder of a tmpfs takes its place",
     "store-credentials": "podman leaves out every secret that is optional: here it must be there",
     "mlflow-credentials": "podman leaves out every secret that is optional: here it must be there",
@@ -44,7 +43,8 @@ CHANGED: Mapping[str, str] = {
 
 SECRETS: Mapping[str, str] = {
     "perennial-store": stack.KEYS,
-    "perennial-mlflow": "[mlflow]\nmlflow_tracking_username = perennial\nmlflow_tracking_password = only-for-this-test\n",
+    "perennial-mlflow": "[mlflow]\nmlflow_tracking_username = perennial\n"
+    f"mlflow_tracking_password = {stack.PASSWORD}\n",
 }
 """Secret -> its one key, `credentials`."""
 
@@ -165,8 +165,8 @@ def for_podman(pod: dict[str, Any], folders: Mapping[str, Path]) -> dict[str, An
 
 def secret(name: str, text: str) -> dict[str, Any]:
     """A Secret as a cluster has it."""
-    data = {"credentials": base64.b64encode(text.encode()).decode()}
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": "Opaque", "data": data}
+    data = {"stringData": {"credentials": text}}  # podman mounts `data` as it stands, in base64
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": "Opaque"} | data
 
 
 def play(pod: dict[str, Any], folder: Path, command: list[str] | None = None) -> Played:
