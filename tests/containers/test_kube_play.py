@@ -1,10 +1,10 @@
 """The pod that the kubernetes runtime makes, run by `podman kube play`: no cluster is needed to see that its
 image, arguments, environment, mounts and security context work together.
 
-CHANGED says all that is different from what a cluster gets. What podman 4.3 takes and does nothing with is not
-shown here: fsGroup, sizeLimit, defaultMode, priorityClassName, serviceAccountName, ephemeral-storage,
-terminationGracePeriodSeconds, terminationMessagePolicy. Pod Security Standards, quotas and network policies are
-the cluster's.
+CHANGED says all that is different from what a cluster gets. What podman 4.3 takes and does nothing with is
+not shown here: fsGroup, sizeLimit, defaultMode, priorityClassName, serviceAccountName, ephemeral-storage,
+terminationGracePeriodSeconds, terminationMessagePolicy. Pod Security Standards, quotas and network policies
+are the cluster's.
 """
 
 from __future__ import annotations
