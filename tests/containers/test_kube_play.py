@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -33,20 +33,19 @@ STEP = "checked"
 GOLDEN = tools.ROOT / "tests" / "golden" / "pod_cpu.yaml"
 
 CHANGED: Mapping[str, str] = {
-    "home": "podman copies the image's folder, root's, into an emptyDir and knows no fsGroup: a folder as "
-    "the kubelet makes it, empty and open, takes its place",
-    "shm": "podman knows no emptyDir in memory: a folder of a tmpfs takes its place",
-    "store-credentials": "podman leaves out every secret that is optional: here it must be there",
-    "mlflow-credentials": "podman leaves out every secret that is optional: here it must be there",
+    "home": "podman copies the image's folder, which is root's, into an emptyDir, and knows no fsGroup",
+    "shm": "podman knows no emptyDir in memory: here it is a folder of a tmpfs",
+    "store-credentials": "podman leaves out a secret that is optional, and mounts any other in base64",
+    "mlflow-credentials": "podman leaves out a secret that is optional, and mounts any other in base64",
 }
-"""Volume of the pod -> why podman 4.3 gets another than the cluster."""
+"""Volume of the pod -> why podman 4.3 gets a folder of the machine instead, made as the kubelet makes it."""
 
 SECRETS: Mapping[str, str] = {
-    "perennial-store": stack.KEYS,
-    "perennial-mlflow": "[mlflow]\nmlflow_tracking_username = perennial\n"
+    "store-credentials": stack.KEYS,
+    "mlflow-credentials": "[mlflow]\nmlflow_tracking_username = perennial\n"
     f"mlflow_tracking_password = {stack.PASSWORD}\n",
 }
-"""Secret -> its one key, `credentials`."""
+"""Volume -> the text of its one file, `credentials`."""
 
 NOT_FOR_PODS: Mapping[str, str] = {
     "HF_TOKEN": "hf_notforpods",
@@ -146,27 +145,20 @@ def made_pod() -> dict[str, Any]:
 
 
 def for_podman(pod: dict[str, Any], folders: Mapping[str, Path]) -> dict[str, Any]:
-    """The pod with the volumes of CHANGED.
+    """The pod with other volumes.
 
     Args:
         pod: As the runtime made it.
-        folders: `home` and `shm`: what takes their places.
+        folders: Volume -> the folder that takes its place.
     """
     changed = copy.deepcopy(pod)
-    for volume in changed["spec"]["volumes"]:
-        name = volume["name"]
-        if name in folders:
-            del volume["emptyDir"]
-            volume["hostPath"] = {"path": str(folders[name]), "type": "Directory"}
-        elif name in CHANGED:
-            volume["secret"]["optional"] = False
+    changed["spec"]["volumes"] = [
+        {"name": volume["name"], "hostPath": {"path": str(folders[volume["name"]]), "type": "Directory"}}
+        if volume["name"] in folders
+        else volume
+        for volume in pod["spec"]["volumes"]
+    ]
     return changed
-
-
-def secret(name: str, text: str) -> dict[str, Any]:
-    """A Secret as a cluster has it."""
-    data = {"stringData": {"credentials": text}}  # podman mounts `data` as it stands, in base64
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": "Opaque"} | data
 
 
 def play(pod: dict[str, Any], folder: Path, command: list[str] | None = None) -> Played:
@@ -174,37 +166,35 @@ def play(pod: dict[str, Any], folder: Path, command: list[str] | None = None) ->
 
     Args:
         pod: As the runtime made it.
-        folder: For the YAML and the home's volume.
+        folder: For the YAML and the volumes.
         command: Instead of the pod's arguments and the image's entry point.
     """
-    shm = Path(tempfile.mkdtemp(prefix="perennial-test-", dir="/dev/shm"))
-    home = Path(tempfile.mkdtemp(prefix="home-", dir=folder))
-    for place in (shm, home):
-        place.chmod(0o2777)  # as the kubelet makes an emptyDir
-    played = for_podman(pod, {"home": home, "shm": shm})
-    if command is not None:
-        played["spec"]["containers"][0] |= {"command": command, "args": []}
     name = pod["metadata"]["name"]
-    path = folder / f"{name}.yaml"
-    secrets = [secret(each, text) for each, text in SECRETS.items()]
-    path.write_text(yaml.safe_dump_all([*secrets, played]), encoding="utf-8")
-    forget()
-    try:
-        tools.podman("kube", "play", "--network", NETWORK, str(path))
-        code = int(tools.podman("wait", f"{name}-step").splitlines()[-1])
-        inspected = json.loads(tools.podman("inspect", f"{name}-step"))[0]
-        return Played(pod, name, code, inspected, tools.podman("logs", f"{name}-step"))
-    finally:
-        tools.podman("kube", "down", str(path), check=False)
-        forget()
-        shutil.rmtree(shm)
-
-
-def forget() -> None:
-    """Remove podman's copies of the secrets: a second play of them would be refused."""
-    for name in SECRETS:
-        tools.podman("secret", "rm", name, check=False)
-        tools.podman("volume", "rm", name, check=False)
+    with (
+        tempfile.TemporaryDirectory(dir=folder) as disk,
+        tempfile.TemporaryDirectory(dir="/dev/shm") as memory,
+    ):
+        folders = {each: Path(memory if each == "shm" else disk) / each for each in CHANGED}
+        for each, place in folders.items():
+            place.mkdir()
+            place.chmod(0o2777)
+            if each in SECRETS:
+                file = place / "credentials"
+                file.write_text(SECRETS[each])
+                os.chown(file, 0, 10001)
+                file.chmod(0o440)
+        played = for_podman(pod, folders)
+        if command is not None:
+            played["spec"]["containers"][0] |= {"command": command, "args": []}
+        path = folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump(played), encoding="utf-8")
+        try:
+            tools.podman("kube", "play", "--network", NETWORK, str(path))
+            code = int(tools.podman("wait", f"{name}-step").splitlines()[-1])
+            inspected = json.loads(tools.podman("inspect", f"{name}-step"))[0]
+            return Played(pod, name, code, inspected, tools.podman("logs", f"{name}-step"))
+        finally:
+            tools.podman("kube", "down", str(path), check=False)
 
 
 @pytest.fixture(scope="module")
@@ -231,7 +221,7 @@ def test_it_is_the_golden_pod_but_for_the_image_the_run_and_the_addresses(pod: d
 
 
 def test_podman_gets_the_same_pod_but_for_the_volumes_of_the_table(pod: dict[str, Any]) -> None:
-    played = for_podman(pod, {"home": Path("/a"), "shm": Path("/b")})
+    played = for_podman(pod, {name: Path("/somewhere") for name in CHANGED})
     pairs = zip(pod["spec"]["volumes"], played["spec"]["volumes"], strict=True)
     assert {before["name"] for before, after in pairs if before != after} == set(CHANGED)
     played["spec"]["volumes"] = pod["spec"]["volumes"]
@@ -301,9 +291,10 @@ def test_from_inside_it_is_a_user_without_rights_with_the_mounts_it_needs(
 ) -> None:
     """The same pod with another command: what a step would see."""
     files = {
-        "/secrets/store/credentials": SECRETS["perennial-store"],
-        "/home/perennial/.mlflow/credentials": SECRETS["perennial-mlflow"],
+        "/secrets/store/credentials": SECRETS["store-credentials"],
+        "/home/perennial/.mlflow/credentials": SECRETS["mlflow-credentials"],
     }
+    files_at = [os.path.dirname(path) for path in files]
     code = f"PLACES = {(*WRITABLE, *READ_ONLY)!r}\nSECRETS = {tuple(files)!r}\n{PROBE}"
     probed = play(pod, folder, command=["python", "-c", code])
     assert probed.code == 0, probed.log
@@ -319,7 +310,7 @@ def test_from_inside_it_is_a_user_without_rights_with_the_mounts_it_needs(
         "Seccomp": "2",
     }
     assert seen["written"] == dict.fromkeys(WRITABLE, True) | dict.fromkeys(READ_ONLY, False)
-    assert seen["mounts"]["/"][1] == "ro"
+    assert [seen["mounts"][place][1] for place in ("/", *files_at)] == ["ro"] * 3
     assert seen["mounts"]["/dev/shm"] == ["tmpfs", "rw"]
     assert seen["secrets"] == files
     assert seen["env"]["PERENNIAL_ATTEMPT"] == pod["metadata"]["annotations"]["perennial/attempt"]
