@@ -195,6 +195,9 @@ class Method:
     run: Callable[[StepContext, Any], Result]
     estimate: Callable[[Any, Mapping[str, list[Mapping[str, Any]]]], Estimate] | None = None
     paper: str = ""
+    figures: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What it computes, for the recipe's gates: port -> the figures of each set of that port, the main one
+    first; "" -> those that are named after the step itself (probes)."""
     hands_on: bool = False
     """Every input is also an output, unchanged, under the input's name (validate). A bare reference to such a
     step means the one handed-on input whose kind fits the port that refers to it."""

@@ -77,5 +77,6 @@ def _describe(called: str, method: Method) -> dict[str, Any]:
         },
         "outputs": [{"name": name, "kind": kind} for name, kind in method.outputs.items()],
         "hands_on": method.hands_on,
+        "figures": {port: list(figures) for port, figures in method.figures.items()},
         "options": schema,
     }
