@@ -69,13 +69,14 @@ def page(report: Mapping[str, Any], logs: Mapping[str, Sequence[tuple[float, flo
         logs: Training step -> (tokens, loss) points.
     """
     subject = html.escape(report["models"]["model"]["ref"])
+    sets = [entry for entry in report["sets"] if entry["measure"] in ("bits_per_byte", "accuracy")]
     sections = [
         _section("Verdict", "", f'<div class="later">{VERDICT}</div>'),
-        _cards(report["sets"]),
+        _cards(sets),
         _section("What changed and why", "", f'<div class="later">{CHANGES}</div>'),
         _section("Lineage and cost", "", f'<div class="later">{RUN}</div>'),
-        _differences(report["sets"]),
-        _table(report),
+        _differences(sets),
+        _table({**report, "sets": sets}),
         _losses(logs, report["trainings"]),
         _manifest(report),
     ]

@@ -46,8 +46,7 @@ class MethodEntry(_Entry):
         inputs: Its ports by name.
         outputs: In order; the first is what a bare reference to the step means.
         hands_on: Every input is also an output, unchanged, under its own name.
-        figures: What it computes: port -> the figures that each set of that port gives, the main one first;
-            "" -> those that are named after the step itself.
+        figures: Port -> what a report computes of each of its sets; "" for figures under the step's name.
         options: The JSON Schema of its options, from the pydantic model.
     """
 

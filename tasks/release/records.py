@@ -125,7 +125,7 @@ class Value(Facts):
     value: float
     low: float | None = None
     high: float | None = None
-    quantiles: dict[str, float] = Field(default_factory=dict)
+    quantiles: dict[str, float] | None = None
 
 
 class Delta(Facts):
