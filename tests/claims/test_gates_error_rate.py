@@ -1,8 +1,8 @@
 """What a gate's confidence means, on simulated results per item through the bootstrap and the gates.
 
-A candidate that is better by chance alone passes no more often than the stated error; one that is worse where it
-must not be is stopped; a real small gain passes where there are items enough, and where there are not the gate
-says how many there should be.
+A candidate that is better by chance alone passes no more often than the stated error; one that is worse where
+it must not be is stopped; a real small gain passes where there are items enough, and where there are not the
+gate says how many there should be.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from tasks.recipe.gate_sets.expand import Evidence, expanded
 from tasks.recipe.models import Gate, Release
 from tasks.release.gates import GateResult, failure, judge, stopped
 from tasks.release.records import Report
-from tests.claims.simulated import Array, documents, questions, report
+from tests.claims.simulated import Array, documents, flips, questions, report
 
 TRIALS = 300
 ERROR = 0.05
@@ -90,9 +90,7 @@ def test_chance_alone_in_bits_per_byte(items: int) -> None:
 def test_a_loss_as_large_as_the_margin_passes_no_more_often_than_stated() -> None:
     generator = numpy.random.default_rng(3)
     rule = {"worse_by": 0.04}
-    results = [
-        one(rule, questions("general", generator, 300, gained=0.04, lost=0.08)) for _ in range(TRIALS)
-    ]
+    results = [one(rule, questions("general", generator, 300, gained=0.04, lost=0.08)) for _ in range(TRIALS)]
     assert sum(result.passed for result in results) / TRIALS <= LARGEST
     # And what loses nothing is seldom called a failure: the other side of the same confidence.
     fine = [one(rule, questions("general", generator, 300, gained=0.06, lost=0.06)) for _ in range(TRIALS)]
@@ -100,7 +98,7 @@ def test_a_loss_as_large_as_the_margin_passes_no_more_often_than_stated() -> Non
 
 
 def test_many_gates_together_err_no_more_often_than_stated() -> None:
-    """Six sets on which nothing was learnt: the correction bounds the chance that any of them is called a gain."""
+    """Where nothing was learnt the correction bounds the chance that any set is called a gain."""
     names = [f"exams_{number}" for number in range(6)]
     evidence = Evidence({name: ("accuracy",) for name in names}, ["baseline"])
     sets = {"update": {"new": names[:5], "old": names[5:], "margins": {names[5]: 0.05}}}
@@ -160,7 +158,10 @@ def test_a_set_shows_differences_of_the_size_it_says() -> None:
     least = one({"better_by": 0.0}, questions("exams", generator, 400, gained=0.1, lost=0.1)).detectable
     assert least is not None
     found = [
-        one({"better_by": 0.0}, questions("exams", generator, 400, gained=0.1 + least / 2, lost=0.1 - least / 2))
+        one(
+            {"better_by": 0.0},
+            questions("exams", generator, 400, gained=0.1 + least / 2, lost=0.1 - least / 2),
+        )
         for _ in range(100)
     ]
     assert 0.65 <= sum(result.passed for result in found) / 100 <= 0.92
@@ -170,8 +171,6 @@ def test_no_flip_among_few_items_is_no_proof() -> None:
     """Right in production and wrong now: none of 20 does not mean fewer than 5 %."""
     few: Array = numpy.zeros(20)
     many: Array = numpy.zeros(400)
-    from tests.claims.simulated import flips
-
     rule = {"at_most": 0.05}
     assert one(rule, flips("exams", few)).verdict == "undecided"
     assert one(rule, flips("exams", many)).verdict == "passed"
