@@ -42,6 +42,7 @@ class GateResult:
         against: What the value is a change against, "none" where it is none.
         percent: Value, ends and threshold are shares of the other's value.
         unit: Of the figure.
+        better: Which way is better for it.
         items: How many items it was judged on; None for figures of the run.
         confidence: The gate's own, one-sided; None without.
         tail: The chance of error that is left to this gate after the correction.
@@ -63,6 +64,7 @@ class GateResult:
     against: str = "none"
     percent: bool = False
     unit: str = ""
+    better: Literal["lower", "higher"] = "lower"
     items: int | None = None
     confidence: float | None = None
     tail: float | None = None
@@ -260,6 +262,7 @@ def _verdict(gate: Gate, measured: MeasuredSet, limit: _Limit, found: _Found, te
         low=low,
         high=high,
         unit=measured.unit,
+        better=measured.better,
         items=measured.items,
         tail=tail,
         detectable=least,
@@ -285,6 +288,7 @@ def _result(
     low: float | None = None,
     high: float | None = None,
     unit: str = "",
+    better: Literal["lower", "higher"] = "lower",
     items: int | None = None,
     tail: float | None = None,
     detectable: float | None = None,
@@ -304,6 +308,7 @@ def _result(
         against=gate.against,
         percent=gate.against != "none" and gate.change == "relative",
         unit=unit,
+        better=better,
         items=items,
         confidence=gate.confidence,
         tail=tail,

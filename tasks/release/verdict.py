@@ -6,11 +6,13 @@ import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from tasks.recipe.failures import PerennialError
 from tasks.recipe.gate_sets.expand import RUN_FIGURES
 from tasks.release.costs import hours
+from tasks.release.drawings import forgetting, interval
 from tasks.release.gates import GateResult, stopped, told
 from tasks.release.records import PlanFacts, StepRecord, ancestors
 from tasks.release.summary import SIGNS, changes
@@ -25,8 +27,6 @@ OUTCOMES = {
     "no_change": ("same", "= Nothing new to release"),
     "refused": ("stop", "✗ The gates stop this release"),
 }
-WIDTH, HEIGHT, PAD = 150, 22, 6
-"""Of the small drawing of an interval and its limit, in pixels."""
 
 
 def verdicts(outcome: str, plan: PlanFacts, gates: Sequence[GateResult]) -> bytes:
@@ -75,7 +75,7 @@ def _verdict(outcome: str, headline: str, gates: Sequence[GateResult], plan: Pla
         f"{f'Gates: {counts}.' if gates else 'The recipe has no gates.'}</p>"
         f"{f'<ul>{why}</ul>' if why else ''}</div>"
     )
-    return banner + _gates(gates, plan) + _open(gates)
+    return banner + _gates(gates, plan) + _open(gates) + forgetting(gates)
 
 
 def _gates(gates: Sequence[GateResult], plan: PlanFacts) -> str:
@@ -121,7 +121,7 @@ def _row(gate: GateResult) -> str:
         f'<td><b class="sign">{SIGNS[gate.verdict]} {WORDS[gate.verdict]}</b>{soft}</td>'
         f'<th scope="row"><b>{html.escape(gate.gate)}</b><small>{html.escape(gate.measure)}</small>'
         f'<small class="why">{html.escape(gate.reason)}</small></th>'
-        f"<td>{found}{against}{between}</td><td>{_drawing(gate)}</td>"
+        f"<td>{found}{against}{between}</td><td>{interval(gate, partial(shown, gate))}</td>"
         f"<td>{shown(gate, gate.threshold)}{sure}</td><td>{items}</td></tr>"
     )
 
@@ -132,30 +132,6 @@ def shown(gate: GateResult, value: float) -> str:
         return f"{value:.4g}"
     text = told(value, percent=gate.percent, change=gate.against != "none", unit=html.escape(gate.unit))
     return text.replace("-", "\u2212").replace("%", " %").replace("  ", " ")
-
-
-def _drawing(gate: GateResult) -> str:
-    """The interval beside the limit, zero as a thin line."""
-    if gate.value is None or gate.low is None or gate.high is None:
-        return ""
-    places = [gate.low, gate.high, gate.value, gate.threshold, *([0.0] if gate.against != "none" else [])]
-    low, high = min(places), max(places)
-    scale = (WIDTH - 2 * PAD) / ((high - low) or 1.0)
-
-    def at(value: float) -> str:
-        return f"{PAD + (value - low) * scale:.1f}"
-
-    middle = HEIGHT // 2
-    zero = f'<path class="zero" d="M{at(0)} 2V{HEIGHT - 2}"/>' if gate.against != "none" else ""
-    label = html.escape(
-        f"{shown(gate, gate.low)} to {shown(gate, gate.high)}, limit {shown(gate, gate.threshold)}"
-    )
-    return (
-        f'<svg class="mini" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{zero}'
-        f'<path class="limit" d="M{at(gate.threshold)} 1V{HEIGHT - 1}"/>'
-        f'<path class="span" d="M{at(gate.low)} {middle}H{at(gate.high)}"/>'
-        f'<circle class="dot" cx="{at(gate.value)}" cy="{middle}" r="4"/></svg>'
-    )
 
 
 def _open(gates: Sequence[GateResult]) -> str:
@@ -206,11 +182,29 @@ def _run(plan: PlanFacts, records: Mapping[str, StepRecord]) -> str:
     total = sum(record.device_seconds for record in records.values())
     spent = sum(hours(record) * prices.get(machines.get(name, ""), 0.0) for name, record in records.items())
     last = f"<td>{spent:.4g}</td>" if prices else ""
-    return (
+    return _mixtures(records) + (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody><tfoot><tr>'
         f'<th scope="row">All steps</th><td></td><td></td><td></td><td>{_time(total)}</td>{last}</tr></tfoot>'
         f"</table></div>"
     )
+
+
+def _mixtures(records: Mapping[str, StepRecord]) -> str:
+    """What the trainings were fed: the share of replayed text in each set of packed tokens."""
+    bars = []
+    for name, record in records.items():
+        for output in record.outputs.values():
+            share = output.meta.get("replay_share")
+            if output.kind != "tokens" or not isinstance(share, int | float):
+                continue
+            tokens = f", {output.meta['tokens']:,} tokens" if "tokens" in output.meta else ""
+            told = f"{1 - share:.0%} documents, {share:.0%} replay{tokens}"
+            bars.append(
+                f'<dt>{html.escape(name)}</dt><dd><div class="bar" role="img" aria-label="{told}">'
+                f'<span style="width:{100 * (1 - share):.1f}%"></span>'
+                f'<span style="width:{100 * share:.1f}%"></span></div>{told}</dd>'
+            )
+    return f"<h3>Mixtures</h3><dl>{''.join(bars)}</dl>" if bars else ""
 
 
 def _time(seconds: float) -> str:
