@@ -188,3 +188,23 @@ def _other(evidence: Evidence) -> Against | None:
 def plain(name: str) -> str:
     """A gate's name: sets that are named by an address keep lower-case letters, digits, `_` and `-`."""
     return re.sub(r"[^a-z0-9_-]+", "-", name.lower())
+
+
+def said(gate: Gate) -> str:
+    """A gate's rule in words: "news.bits_per_byte more than 10% better than the baseline's, 95% sure"."""
+    share = gate.change == "relative"
+
+    def size(value: float) -> str:
+        return f"{value:.4g}" if not share else f"{100 * value:.4g}%"
+
+    other = "" if gate.against == "none" else f" the {gate.against}'s"
+    change = "" if gate.against == "none" else f" against the {gate.against}"
+    limits = {
+        "at_most": lambda value: f"at most {size(value)}{change}",
+        "at_least": lambda value: f"at least {size(value)}{change}",
+        "better_by": lambda value: f"{f'more than {size(value)} ' if value else ''}better than{other}",
+        "worse_by": lambda value: f"{f'at most {size(value)}' if value else 'not'} worse than{other}",
+    }
+    rule = next(words(value) for name, words in limits.items() if (value := getattr(gate, name)) is not None)
+    sure = "" if gate.confidence is None else f", {100 * gate.confidence:.4g}% sure"
+    return f"{gate.measure} {rule}{sure}"

@@ -1,4 +1,4 @@
-"""A report of everything that a page can show, made by the code that makes real ones from simulated columns."""
+"""A report of everything that a page can show, from simulated columns by the code that makes real ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Row:
 
 
 def make(folder: Path, *, champion: bool = True) -> dict[str, Any]:
-    """report.json with its restricted tables below `folder`; the candidate is better on news, worse on old."""
+    """report.json, its restricted tables below `folder`; the candidate is better on news, worse on old."""
     generator = numpy.random.default_rng(0)
     roles = ("model", "baseline", "champion") if champion else ("model", "baseline")
     tasks = [
@@ -53,6 +53,7 @@ def make(folder: Path, *, champion: bool = True) -> dict[str, Any]:
         for entry in entries(_exams("hidden", generator, 60, {"model": 0.1, "baseline": 0.0}), OPTIONS, 0)
         if entry["measure"] == "accuracy"
     ]
+    (folder / "restricted").mkdir(parents=True, exist_ok=True)
     write_json(
         folder / "restricted" / "hidden.json",
         {"samples": [{"prompt": "The <secret> of Ada is", "text": "4711 & 'more'"}]},

@@ -121,7 +121,7 @@ def test_slices_and_probes_are_told(page: str) -> None:
 
 
 def test_flips_are_counted_and_named_by_key_only(written: tuple[Path, dict[str, Any]], page: str) -> None:
-    out, report = written
+    report = written[1]
     text = Reader(page).text
     flips = next(
         entry
@@ -150,8 +150,8 @@ def test_the_restricted_page_has_the_texts_and_says_so(
 
 
 def test_without_texts_there_is_no_restricted_page(tmp_path: Path) -> None:
-    report = make(tmp_path / "elsewhere") if (tmp_path / "elsewhere").mkdir() is None else {}
-    out = tmp_path / "out"
+    elsewhere, out = tmp_path / "elsewhere", tmp_path / "out"
+    report = make(elsewhere)
     out.mkdir()
     write_pages(out, report, {})
     assert [path.name for path in out.iterdir()] == ["report.html"]
