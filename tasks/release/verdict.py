@@ -13,15 +13,14 @@ from tasks.recipe.failures import PerennialError
 from tasks.recipe.gate_sets.expand import RUN_FIGURES
 from tasks.release.costs import hours
 from tasks.release.drawings import forgetting, interval
-from tasks.release.gates import GateResult, stopped, told
+from tasks.release.gates import MOST_NEEDED, GateResult, rule_words, stopped, told
 from tasks.release.records import PlanFacts, StepRecord, ancestors
 from tasks.release.summary import SIGNS, changes
 
 SCHEMA = 1
-MARKS = ("<!-- verdict -->", "<!-- changes -->", "<!-- run -->")
+MARKS = ("<!-- verdict -->", "<!-- gates -->", "<!-- changes -->", "<!-- run -->")
 """Places in the page of the evaluate stage (tasks/evaluate/page); its style has the classes used below."""
 
-WORDS = {"passed": "passed", "failed": "failed", "undecided": "undecided"}
 OUTCOMES = {
     "registered": ("pass", "✓ The gates allow this release"),
     "no_change": ("same", "= Nothing new to release"),
@@ -57,7 +56,12 @@ def with_verdict(
         PerennialError: The page lacks one of the marks.
     """
     text = page.read_text(encoding="utf-8")
-    parts = (_verdict(outcome, headline, gates, plan), _changes(records), _run(plan, records))
+    parts = (
+        _verdict(outcome, headline, gates),
+        _gates(gates, plan) + _open(gates) + forgetting(gates),
+        _changes(records),
+        _run(plan, records),
+    )
     for mark, part in zip(MARKS, parts, strict=True):
         if mark not in text:
             raise PerennialError(f"{page}: no '{mark}' to write at; the evaluate stage must put it there")
@@ -65,22 +69,43 @@ def with_verdict(
     return text.encode()
 
 
-def _verdict(outcome: str, headline: str, gates: Sequence[GateResult], plan: PlanFacts) -> str:
+def _verdict(outcome: str, headline: str, gates: Sequence[GateResult]) -> str:
+    """In a line, and the gates that stop it."""
     kind, words = OUTCOMES[outcome]
-    counted = [(word, sum(gate.verdict == word for gate in gates)) for word in WORDS]
-    counts = ", ".join(f"{count} {WORDS[word]}" for word, count in counted if count)
-    why = "".join(f"<li>{html.escape(gate.text)}</li>" for gate in stopped(gates))
-    banner = (
+    counted = [(word, sum(gate.verdict == word for gate in gates)) for word in SIGNS]
+    counts = ", ".join(f"{count} {word}" for word, count in counted if count)
+    why = "".join(f"<li>{_short(gate)}</li>" for gate in stopped(gates))
+    return (
         f'<div class="banner {kind}"><p class="big">{words}</p><p>{html.escape(headline)}. '
         f"{f'Gates: {counts}.' if gates else 'The recipe has no gates.'}</p>"
         f"{f'<ul>{why}</ul>' if why else ''}</div>"
     )
-    return banner + _gates(gates, plan) + _open(gates) + forgetting(gates)
+
+
+def _short(gate: GateResult) -> str:
+    """A gate that stops the release, in half a line."""
+    found = "not known"
+    if gate.value is not None:
+        between = ""
+        if gate.low is not None and gate.high is not None:
+            between = f" ({shown(gate, gate.low).removesuffix(' points')} to {shown(gate, gate.high)})"
+        against = "" if gate.against == "none" else f" against the {gate.against}"
+        found = f"{shown(gate, gate.value)}{between}{against}"
+    return (
+        f"<b>{SIGNS[gate.verdict]} {html.escape(gate.gate)}</b> {gate.verdict}: "
+        f"{html.escape(gate.measure)} is {found}, allowed {_allowed(gate)}"
+    )
+
+
+def _allowed(gate: GateResult) -> str:
+    return f"{rule_words(gate.sign, strict=gate.strict)} {shown(gate, gate.threshold)}"
 
 
 def _gates(gates: Sequence[GateResult], plan: PlanFacts) -> str:
+    """Every gate, those that stop the release first, then those that warn."""
     if not gates:
-        return ""
+        return "<p>The recipe has no gates.</p>"
+    ordered = sorted(gates, key=lambda gate: (gate.passed, gate.severity != "stop"))
     tested = sum(gate.confidence is not None for gate in gates)
     corrected = plan.release.correction == "bonferroni" and tested > 1
     note = ""
@@ -94,15 +119,15 @@ def _gates(gates: Sequence[GateResult], plan: PlanFacts) -> str:
         f'<th scope="col">{each}</th>'
         for each in ("Verdict", "Gate", "Found", "Interval and limit", "Allowed", "Items")
     )
-    rows = "".join(_row(gate) for gate in gates)
+    rows = "".join(_row(gate) for gate in ordered)
     return (
-        f'<h3>Gates</h3>{note}<div class="scroll"><table class="gates"><thead><tr>{head}</tr></thead>'
+        f'{note}<div class="scroll"><table class="gates"><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
 
 
 def _row(gate: GateResult) -> str:
-    soft = "" if gate.passed or gate.severity == "stop" else "<small>only warns</small>"
+    soft = "" if gate.severity == "stop" else "<small>only warns</small>"
     found = "–" if gate.value is None else shown(gate, gate.value)
     against = (
         "" if gate.against == "none" or gate.value is None else f"<small>against the {gate.against}</small>"
@@ -112,17 +137,18 @@ def _row(gate: GateResult) -> str:
         if gate.low is None or gate.high is None
         else f"<small>{shown(gate, gate.low)} to {shown(gate, gate.high)}</small>"
     )
-    sure = "" if gate.confidence is None else f"<small>{gate.confidence:.4g} confidence</small>"
+    sure = "" if gate.confidence is None else f"<small>{100 * gate.confidence:.4g} % confidence</small>"
     items = "" if gate.items is None else f"{gate.items:,}"
     if gate.needed is not None:
         items += f"<small>about {gate.needed:,} needed</small>"
     return (
-        f'<tr class="{gate.verdict}{"" if gate.severity == "stop" else " soft"}">'
-        f'<td><b class="sign">{SIGNS[gate.verdict]} {WORDS[gate.verdict]}</b>{soft}</td>'
+        f'<tr class="{gate.verdict}">'
+        f'<td><b class="sign">{SIGNS[gate.verdict]} {gate.verdict}</b>{soft}</td>'
         f'<th scope="row"><b>{html.escape(gate.gate)}</b><small>{html.escape(gate.measure)}</small>'
         f'<small class="why">{html.escape(gate.reason)}</small></th>'
-        f"<td>{found}{against}{between}</td><td>{interval(gate, partial(shown, gate))}</td>"
-        f"<td>{shown(gate, gate.threshold)}{sure}</td><td>{items}</td></tr>"
+        f'<td data-label="Found">{found}{against}{between}</td>'
+        f"<td>{interval(gate, partial(shown, gate))}</td>"
+        f'<td data-label="Allowed">{_allowed(gate)}{sure}</td><td data-label="Items">{items}</td></tr>'
     )
 
 
@@ -130,7 +156,7 @@ def shown(gate: GateResult, value: float) -> str:
     """A gate's figure with its unit, and a real minus."""
     if gate.measure in RUN_FIGURES:
         return f"{value:.4g}"
-    text = told(value, percent=gate.percent, change=gate.against != "none", unit=html.escape(gate.unit))
+    text = told(value, percent=gate.percent, change=gate.change, unit=html.escape(gate.unit))
     return text.replace("-", "\u2212").replace("%", " %").replace("  ", " ")
 
 
@@ -139,8 +165,20 @@ def _open(gates: Sequence[GateResult]) -> str:
     undecided = [gate for gate in gates if gate.verdict == "undecided"]
     if not undecided:
         return ""
-    lines = "".join(f"<li>{html.escape(gate.text)}</li>" for gate in undecided)
+    lines = "".join(f"<li><b>{html.escape(gate.gate)}</b>: {_missing(gate)}</li>" for gate in undecided)
     return f"<h3>What could not be decided</h3><ul>{lines}</ul>"
+
+
+def _missing(gate: GateResult) -> str:
+    if gate.detectable is None or gate.items is None:
+        return html.escape(gate.text.partition(": ")[2])
+    reach = shown(gate, gate.detectable).lstrip("+")
+    more = (
+        f"as near to it as this it would take about {gate.needed:,}"
+        if gate.needed is not None and gate.needed <= MOST_NEEDED * gate.items
+        else "as near to it as this no sensible number would"
+    )
+    return f"{gate.items:,} items decide from about {reach} beyond the limit on; {more}"
 
 
 def _changes(records: Mapping[str, StepRecord]) -> str:

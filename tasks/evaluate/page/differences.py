@@ -8,7 +8,7 @@ from typing import Any
 
 from tasks.evaluate.page.parts import section, table
 from tasks.evaluate.page.plots import interval, reach
-from tasks.evaluate.page.words import Change, changes, main_entries, measured, number, signed
+from tasks.evaluate.page.words import Change, changes, main_entries, measured, signed, size
 
 
 def differences(sets: Sequence[Mapping[str, Any]]) -> str:
@@ -23,8 +23,8 @@ def differences(sets: Sequence[Mapping[str, Any]]) -> str:
         furthest = reach(group)
         words = {"%": "in % of the other's value", "points": "in points"}.get(unit, f"in {html.escape(unit)}")
         ends = (
-            f'<span class="ends"><span>worse by {number(round(furthest, 2))}</span>'
-            f"<span>better by {number(round(furthest, 2))}</span></span>"
+            f'<span class="ends"><span>worse by {size(furthest)}</span>'
+            f"<span>better by {size(furthest)}</span></span>"
         )
         head = ("Set", "Change", ends, "Verdict", "Shows from")
         rows = [_difference(each, furthest) for each in group]
@@ -42,15 +42,14 @@ def differences(sets: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _difference(each: Change, furthest: float) -> str:
-    least = (
-        "–" if each.detectable is None else f"{number(round(each.detectable, 2))} {html.escape(each.unit)}"
-    )
+    least = "–" if each.detectable is None else f"{size(each.detectable)} {html.escape(each.unit)}"
     return (
         f'<tr><th scope="row"><b>{html.escape(each.name)}</b><small>{measured(each.figure)}, against the '
         f"{each.against}, {each.items:,} items</small></th>"
-        f"<td>{signed(each.value)}<small>{signed(each.low)} to {signed(each.high)}</small></td>"
+        f'<td data-label="Change">{signed(each.value)}'
+        f"<small>{signed(each.low)} to {signed(each.high)}</small></td>"
         f'<td class="plot">{interval(each, furthest)}</td><td>{each.label}</td>'
-        f"<td>{least}</td></tr>"
+        f'<td data-label="Shows from">{least}</td></tr>'
     )
 
 
@@ -60,5 +59,5 @@ def _unseen(each: Change) -> str:
         return f"{told}too few items for any difference"
     return (
         f"{told}{signed(each.value)} {html.escape(each.unit)} is within chance; {each.items:,} items show "
-        f"differences from about {number(round(each.detectable, 2))} {html.escape(each.unit)} on"
+        f"differences from about {size(each.detectable)} {html.escape(each.unit)} on"
     )

@@ -15,8 +15,8 @@ from tasks.evaluate.page.tables import figures, flips, probes, slices
 from tasks.evaluate.page.words import ROLES, SIGNS, change, figure, main_entries, measured, signed
 from tasks.evaluate.trainings import trainings_table
 
-VERDICT, CHANGES, RUN = "<!-- verdict -->", "<!-- changes -->", "<!-- run -->"
-"""Where the release stage (tasks/release/verdict.py) writes the gates' verdicts, what changed and why, and
+MARKS = ("<!-- verdict -->", "<!-- gates -->", "<!-- changes -->", "<!-- run -->")
+"""Where the release stage (tasks/release/verdict.py) writes the verdict, the gates, what changed and why, and
 where the candidate came from and what it cost. It uses the classes of tasks/evaluate/page/style.py."""
 
 MOST_CARDS = 8
@@ -41,15 +41,16 @@ def page(
     """
     subject = html.escape(report["models"]["model"]["ref"])
     sections = [
-        section("Verdict", "", f'<div class="later">{VERDICT}</div>'),
+        section("Verdict", "", f'<div class="later">{MARKS[0]}</div>'),
         _cards(report),
+        section("Gates", "", f'<div class="later">{MARKS[1]}</div>'),
         differences(report["sets"]),
         flips(report, changed, restricted=restricted),
         slices(report["sets"]),
         probes(report, restricted=restricted),
-        section("What changed and why", "", f'<div class="later">{CHANGES}</div>'),
+        section("What changed and why", "", f'<div class="later">{MARKS[2]}</div>'),
         _training(logs, report.get("trainings", {})),
-        section("Lineage and cost", "", f'<div class="later">{RUN}</div>'),
+        section("Lineage and cost", "", f'<div class="later">{MARKS[3]}</div>'),
         figures(report),
         _manifest(report),
     ]
@@ -85,7 +86,7 @@ def _cards(report: Report) -> str:
         cards.append(
             f'<div class="card {kind}"><p class="name">{html.escape(entry["name"])}</p>'
             f'<p class="value">{figure(entry, held["value"])} '
-            f'<span class="unit">{measured(entry["measure"])}</span></p>'
+            f'<span class="unit">{"" if entry.get("unit") else measured(entry["measure"])}</span></p>'
             f'<p class="against {kind}">{line}</p></div>'
         )
     return f'<div class="cards">{"".join(cards[:MOST_CARDS])}</div>' if cards else ""

@@ -47,7 +47,7 @@ th:first-child, td:first-child, th.text, td.text { text-align: left }
 td small, th small { display: block; color: var(--soft); font-size: 12px }
 caption { text-align: left; font-weight: 600; padding: 10px 0 4px }
 .gates td, .gates th { text-align: left } .gates .why { max-width: 34ch }
-.gates .sign { white-space: nowrap } .gates tr.soft { opacity: .85 }
+.gates .sign, .forest td > b { white-space: nowrap }
 .forest td.plot { padding: 0 6px; vertical-align: middle; width: 40% }
 .forest th, .forest td { vertical-align: middle }
 svg { display: block; max-width: 100% }
@@ -80,6 +80,8 @@ pre { background: var(--back); border-radius: 6px; padding: 12px; overflow-x: au
 .item dd { white-space: pre-wrap }
 .warning { border: 1px solid var(--worse); border-radius: 8px; padding: 8px 14px; margin-top: 14px }
 @media (max-width: 640px) {
+  [data-label]::before { content: attr(data-label) ": "; color: var(--soft) }
+  [data-label]:empty::before { content: "" }
   main { padding: 18px 10px 40px } section { padding: 14px 12px } h1 { font-size: 22px }
   th, td { padding: 6px 5px } dl { grid-template-columns: 1fr; gap: 0 } dd { margin-bottom: 6px }
   .forest, .forest tbody, .forest tr, .forest td, .forest tbody th { display: block; width: auto }

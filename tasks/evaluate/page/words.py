@@ -119,6 +119,11 @@ def signed(value: float) -> str:
     return f"{value:+.1f}".replace("-", "\u2212") if value else "0.0"
 
 
+def size(value: float) -> str:
+    """A difference without a sign, as short as `signed`."""
+    return signed(abs(value)).lstrip("+")
+
+
 def measured(name: str) -> str:
     """A figure's name in words."""
     return html.escape(name.replace("_", " "))

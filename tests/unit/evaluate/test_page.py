@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tasks.evaluate.page import CHANGES, RUN, VERDICT, write_pages
+from tasks.evaluate.page import MARKS, write_pages
 from tasks.evaluate.page.words import Change, change, main_entries, signed, thousands
 from tasks.release import verdict
 from tests.unit.evaluate.reports import logs, make
@@ -69,6 +69,7 @@ def test_the_parts_come_in_the_order_of_their_weight(page: str) -> None:
     reader = Reader(page)
     assert [text for level, text in reader.headings if level == "h2"] == [
         "Verdict",
+        "Gates",
         "Differences",
         "Flips",
         "Slices",
@@ -90,8 +91,8 @@ def test_the_page_needs_nothing_from_outside(page: str) -> None:
 
 
 def test_the_marks_are_those_of_the_release(page: str) -> None:
-    assert verdict.MARKS == (VERDICT, CHANGES, RUN)
-    assert [page.count(mark) for mark in verdict.MARKS] == [1, 1, 1]
+    assert verdict.MARKS == MARKS
+    assert [page.count(mark) for mark in MARKS] == [1, 1, 1, 1]
 
 
 def test_every_verdict_has_a_sign_and_a_word(page: str) -> None:
