@@ -112,6 +112,6 @@ def _sides(gates: Sequence[GateResult], start: str) -> list[tuple[str, _Side]]:
 
 
 def _word(new: _Side, old: _Side) -> str:
-    if new.low > 0 and old.high >= 0:
-        return "better"
-    return "worse" if old.high < 0 or new.high < 0 else "undecided"
+    if old.high < 0 or new.high < 0:
+        return "worse"
+    return "better" if new.low > 0 and old.low >= 0 else "undecided"

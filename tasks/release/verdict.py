@@ -171,7 +171,7 @@ def _open(gates: Sequence[GateResult]) -> str:
 
 def _missing(gate: GateResult) -> str:
     if gate.detectable is None or gate.items is None:
-        return html.escape(gate.text.partition(": ")[2])
+        return html.escape(gate.text.split(": ", 2)[-1])
     reach = shown(gate, gate.detectable).lstrip("+")
     more = (
         f"as near to it as this it would take about {gate.needed:,}"

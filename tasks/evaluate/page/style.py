@@ -48,8 +48,10 @@ td small, th small { display: block; color: var(--soft); font-size: 12px }
 caption { text-align: left; font-weight: 600; padding: 10px 0 4px }
 .gates td, .gates th { text-align: left } .gates .why { max-width: 34ch }
 .gates .sign, .forest td > b { white-space: nowrap }
-.forest td.plot { padding: 0 6px; vertical-align: middle; width: 40% }
+.forest td.plot { padding: 0 6px; vertical-align: middle; width: 36% }
 .forest th, .forest td { vertical-align: middle }
+.flips th:last-child { text-align: left } .flips td { white-space: nowrap } td details { margin: 0 }
+.flips td:last-child { white-space: normal }
 svg { display: block; max-width: 100% }
 svg text { fill: var(--soft); font: 10px system-ui, "DejaVu Sans", sans-serif }
 svg.interval { width: 100%; height: auto; color: var(--undecided) }

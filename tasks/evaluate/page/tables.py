@@ -10,6 +10,7 @@ from tasks.evaluate.page.flips import Changed, counts
 from tasks.evaluate.page.parts import RESTRICTED, section, table
 from tasks.evaluate.page.words import (
     ROLES,
+    between,
     change,
     figure,
     is_comparison,
@@ -50,7 +51,7 @@ def flips(report: Mapping[str, Any], changed: Sequence[Changed], *, restricted: 
         else ""
     )
     note = f"Items that the other model had right and this one has not, and the reverse.{where}"
-    return section("Flips", note, table(("Set", "Items", "Lost", "Gained", "Items by key"), rows))
+    return section("Flips", note, table(("Set", "Items", "Lost", "Gained", "Items by key"), rows, "flips"))
 
 
 def slices(sets: Sequence[Mapping[str, Any]]) -> str:
@@ -140,8 +141,8 @@ def _against(entry: Mapping[str, Any], role: str) -> str:
     if delta is None:
         return "<td>–</td>"
     if is_comparison(entry):
-        ends = f"<small>{figure(entry, delta['low'])} to {figure(entry, delta['high'])}</small>"
-        return f"<td>{figure(entry, delta['difference'])}{ends if delta['low'] is not None else ''}</td>"
+        ends = "" if delta["low"] is None else f"<small>{between(entry, delta['low'], delta['high'])}</small>"
+        return f"<td>{figure(entry, delta['difference'])}{ends}</td>"
     found = change(entry, role)
     if found is None:
         return f"<td>{number(delta['difference'])}</td>"
@@ -154,7 +155,5 @@ def _against(entry: Mapping[str, Any], role: str) -> str:
 def _held(entry: Mapping[str, Any], value: Mapping[str, Any] | None) -> str:
     if value is None:
         return "<td>–</td>"
-    return (
-        f"<td>{figure(entry, value['value'])}<small>{figure(entry, value['low'])} to "
-        f"{figure(entry, value['high'])}</small></td>"
-    )
+    ends = between(entry, value["low"], value["high"])
+    return f"<td>{figure(entry, value['value'])}<small>{ends}</small></td>"

@@ -112,6 +112,13 @@ def figure(entry: Mapping[str, Any], value: float) -> str:
     return f"{number(value)} {html.escape(entry['unit'])}"
 
 
+def between(entry: Mapping[str, Any], low: float, high: float) -> str:
+    """An interval, the unit of a share once, another not at all: it stands with the value."""
+    if is_share(entry):
+        return f"{100 * low:.1f} to {100 * high:.1f} %"
+    return f"{number(low)} to {number(high)}"
+
+
 def signed(value: float) -> str:
     """A difference with its sign and a real minus: one decimal, or two digits where that would be zero."""
     if round(value, 1) == 0 and value:
