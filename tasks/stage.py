@@ -28,6 +28,8 @@ KINDS = (
     "training_log",  # training.jsonl: {"step", "samples", "tokens", "loss", "lr", ...}, no wall-clock times
     "reference",  # reference log-probabilities of preference pairs (tasks/align)
     "report",  # report.json, report.html, items/*.parquet (tasks/evaluate)
+    "probe",  # probe.json, items/*.parquet (tasks/evaluate/probes)
+    "canaries",  # rows.jsonl: {"key", "planted": bool, "prompt", "secret", "twins": [str]} (tasks/prepare)
 )
 """The kinds of artefact. Datasets are one file `rows.jsonl`, UTF-8, one JSON object a line."""
 
