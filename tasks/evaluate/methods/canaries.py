@@ -36,7 +36,7 @@ class CanariesOptions(ScoringOptions):
     limit: int = Field(
         32,
         ge=1,
-        description="Most planted canaries, and most controls, that are looked for; the first ones are taken.",
+        description="Most planted canaries, and most controls, that are looked for: the first ones.",
         json_schema_extra={"unit": "canaries", "source": "bounds time: each is scored with all its twins"},
     )
 

@@ -6,7 +6,6 @@ from pydantic import Field
 
 from tasks.stage import Options
 
-
 LIMIT = Field(
     200,
     ge=2,
