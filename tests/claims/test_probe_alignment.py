@@ -81,15 +81,14 @@ def test_the_contrast_with_its_base_is_more_harmful_than_the_base(obliging, writ
         tmp_path / "probe",
         {
             "model": ("model", safe),
-            "baseline": ("model", obliging),
+            "origin": ("model", obliging),
             "champion": ("model", obliging),  # not aligned: nothing to be had beyond its own harm
             "pairs": ("pairs", write_rows("pairs", pairs())),
         },
     )
     own, harm, recovered = found["own_harm"], found["harm"], found["recovered"]
     assert value(own) < 0.1
-    assert value(harm) >= value(harm, "baseline") > value(own)
+    assert value(harm) >= value(found["origin_harm"]) > value(own)
     assert value(recovered) > 0.5
-    assert value(recovered, "baseline") == pytest.approx(0, abs=1e-9)
     assert value(recovered, "champion") == pytest.approx(0, abs=1e-9)
     assert recovered["against"]["champion"]["low"] > 0.3

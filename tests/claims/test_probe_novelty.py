@@ -43,13 +43,13 @@ def test_another_alphabet_gives_itself_away_and_more_of_the_same_does_not(base, 
     found, whole = probe(
         "contrastive",
         tmp_path / "mixed-probe",
-        {"model": ("model", mixed), "baseline": ("model", base)},
+        {"model": ("model", mixed), "origin": ("model", base)},
         **options,
     )
     plain, same = probe(
         "contrastive",
         tmp_path / "more-probe",
-        {"model": ("model", more), "baseline": ("model", base)},
+        {"model": ("model", more), "origin": ("model", base)},
         **options,
     )
     first = [each for each in whole["samples"] if each["round"] == 1]

@@ -132,11 +132,10 @@ def test_low_rank_adapters_leave_intruders_and_full_tuning_does_not(knowing, wri
         {
             "model": ("model", tuned["adapter"][0]),
             "champion": ("model", tuned["full"][0]),
-            "baseline": ("model", knowing),
+            "origin": ("model", knowing),
         },
     )
     assert value(found["share"]) > 0.05
     assert value(found["share"]) > 5 * value(found["share"], "champion")
-    assert found["intruders"]["values"]["baseline"] is None
     assert found["most"]["values"]["model"]["value"] >= 1
     assert any("_proj.weight" in note for note in whole["notes"])

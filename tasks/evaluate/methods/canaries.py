@@ -185,6 +185,7 @@ METHOD = Method(
         "canaries": Port(("canaries",), "what prepare/canaries planted"),
     },
     outputs={"probe": "probe"},
+    figures={"": ("exposure", "extracted", "control_exposure")},
     run=run,
     estimate=estimate,
     paper="Carlini et al. 2019, The Secret Sharer, arXiv:1802.08232",

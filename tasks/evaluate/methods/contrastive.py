@@ -93,7 +93,7 @@ def run(context: StepContext, options: ContrastiveOptions) -> Result:
         ConfigInvalid: The models have different tokenizers, or none starts a text.
     """
     models = models_of(context)
-    item, before = one(context, "model"), one(context, "baseline")
+    item, before = one(context, "model"), one(context, "origin")
     if tokenizer_digest(item.path) != tokenizer_digest(before.path):
         raise ConfigInvalid(
             f"step '{context.step}': '{item.ref}' has another tokenizer than '{before.ref}', so that their "
@@ -157,9 +157,10 @@ METHOD = Method(
     options=ContrastiveOptions,
     inputs={
         "model": Port(("model",), "the model after the update"),
-        "baseline": Port(("model",), "the model before it"),
+        "origin": Port(("model",), "the model before it"),
     },
     outputs={"probe": "probe"},
+    figures={"": ("novelty",)},
     run=run,
     estimate=estimate,
     paper="Isonuma and Titov 2024, What's New in My Data?, arXiv:2410.14765",

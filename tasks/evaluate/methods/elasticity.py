@@ -131,6 +131,7 @@ METHOD = Method(
         "benign": Port(("chats", "documents"), "harmless data of the short fine-tunings"),
     },
     outputs={"probe": "probe"},
+    figures={"": ("decay", "aligned")},
     run=run,
     estimate=estimate,
     paper="Ji et al. 2024, Language Models Resist Alignment, arXiv:2406.06144",

@@ -5,8 +5,8 @@ singular vector among the first k of a tuned matrix is an intruder where its lar
 left singular vector of the matrix before tuning is below a threshold. Low-rank adapters make them, full
 fine-tuning to the same score makes few; they go with forgetting and with adapting worse the next time.
 
-A model is compared with the baseline, the model that it was made from. Weights are read matrix by matrix, no
-model is built. Embeddings and output heads are left out as in the paper, which looks at the blocks' matrices.
+Every model is compared with the origin, which it was made from. Weights are read matrix by matrix, no model
+is built. Embeddings and output heads are left out as in the paper, which looks at the blocks' matrices.
 """
 
 from __future__ import annotations
@@ -129,13 +129,13 @@ FIGURES = (
 
 
 def run(context: StepContext, options: IntrudersOptions) -> Result:
-    """Compare every model with the baseline, matrix by matrix.
+    """Compare every model with the origin, matrix by matrix.
 
     Raises:
-        ConfigInvalid: A model has not the baseline's matrices, or all of them are too large.
+        ConfigInvalid: The model has not the origin's matrices, or all of them are too large.
     """
     models = models_of(context)
-    old, shapes = matrices(one(context, "baseline"))
+    old, shapes = matrices(one(context, "origin"))
     looked_at = {name: shape for name, shape in shapes.items() if min(shape) <= options.largest}
     left_out = sorted(set(shapes) - set(looked_at))
     if not looked_at:
@@ -143,7 +143,7 @@ def run(context: StepContext, options: IntrudersOptions) -> Result:
             f"step '{context.step}': every matrix of '{old.ref}' is larger than options.largest "
             f"({options.largest}); raise it"
         )
-    judged = {role: item for role, item in models.items() if role != "baseline"}
+    judged = dict(models)
     notes = [f"compared with '{old.ref}', threshold {options.threshold:g}, the {options.top} largest vectors"]
     for role, item in list(judged.items()):
         fault = _other_shapes(item, old.ref, shapes)
@@ -201,10 +201,14 @@ METHOD = Method(
     options=IntrudersOptions,
     inputs={
         "model": Port(("model",), "the model that is judged"),
-        "baseline": Port(("model",), "the model that it was tuned from"),
-        "champion": Port(("model",), "what is in production, compared with the same baseline", optional=True),
+        "origin": Port(("model",), "the model that it was tuned from"),
+        "baseline": Port(("model",), "another model of the same origin", optional=True),
+        "champion": Port(
+            ("model",), "what is in production, looked at beside the same origin", optional=True
+        ),
     },
     outputs={"probe": "probe"},
+    figures={"": ("share", "intruders", "most")},
     run=run,
     estimate=estimate,
     paper="Shuttleworth et al. 2024, LoRA vs Full Fine-tuning, arXiv:2410.21228",

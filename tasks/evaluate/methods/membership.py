@@ -207,6 +207,7 @@ METHOD = Method(
         "before": Port(("documents", "exams"), "text that may well have been seen", optional=True),
     },
     outputs={"probe": "probe"},
+    figures={"": ("auc", "flagged", "control_auc")},
     run=run,
     estimate=estimate,
     paper="Shi et al. 2023, Detecting Pretraining Data, arXiv:2310.16789",

@@ -181,6 +181,7 @@ METHOD = Method(
         "score": Port(("documents", "exams"), "what is scored before and after"),
     },
     outputs={"probe": "probe"},
+    figures={"": ("after_sft", "sensitivity", "before_sft")},
     run=run,
     estimate=estimate,
     paper="Springer et al. 2025, arXiv:2503.19206; Sun and Dredze 2024, arXiv:2408.06663",

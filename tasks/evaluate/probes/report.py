@@ -10,7 +10,6 @@ The set of a probe is called after its step, so that a gate names `<step>.<figur
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,14 +19,15 @@ import numpy
 import pyarrow
 import pyarrow.parquet
 
-from tasks.evaluate.measure import Array, Columns, Estimate, Figure
+from tasks.evaluate.items import arrow, plain_name
+from tasks.evaluate.measure import Columns, Figure
+from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.probes.options import ProbeOptions
-from tasks.evaluate.report import ROLES, model_entries, plain_name, write_json
+from tasks.evaluate.report import ROLES, difference_entry, model_entries, outcomes_of, value_entry, write_json
+from tasks.evaluate.statistics.bootstrap import Drawn, Job, resample
 from tasks.stage import Input, Result, StepContext
 
 SCHEMA = 1
-CHUNK = 4_000_000
-"""Numbers in one block of resampled counts (32 MB)."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def write_probe(
         options: Resamples and confidence; None where the items are all there are (the matrices of a model),
             no sample of more: the ends of an interval are then the figure itself.
     """
-    sets = [entry for each in found.figures if (entry := _entry(each, found, context, options)) is not None]
+    sets = _entries(context, found, options)
     out = context.output("probe")
     write_json(
         out / "probe.json",
@@ -79,8 +79,7 @@ def write_probe(
     _write_items(context, found)
     metrics: dict[str, float] = {}
     for entry in sets:
-        if entry["values"]["model"] is not None:
-            metrics[entry["measure"]] = entry["values"]["model"]["value"]
+        metrics[entry["measure"]] = entry["values"]["model"]["value"]
         for role in ROLES[1:]:
             if entry["against"][role] is not None:
                 metrics[f"{entry['measure']}.against_{role}"] = entry["against"][role]["difference"]
@@ -89,67 +88,53 @@ def write_probe(
     return Result(f"{main['measure'].replace('_', ' ')} {main['values']['model']['value']:.3g}", metrics)
 
 
-def _entry(
-    figure: Figure, found: Found, context: StepContext, options: ProbeOptions | None
-) -> dict[str, Any] | None:
-    """The figure's entry; None where the model under judgement has no value."""
-    name, count = context.step, len(found.keys)
-    once = numpy.ones((1, count))
-    points = {role: float(figure.of(columns, once)[0]) for role, columns in found.columns.items()}
-    if not math.isfinite(points.get("model", math.nan)):
-        return None
-    points = {role: value for role, value in points.items() if math.isfinite(value)}
-    drawn = {
-        role: numpy.full(1, points[role])
-        if options is None
-        else resampled(figure.of, found.columns[role], name, context.seed, options.resamples)
-        for role in points
+def _entries(context: StepContext, found: Found, options: ProbeOptions | None) -> list[dict[str, Any]]:
+    """An entry for every figure of which the model under judgement has a value."""
+    jobs = {
+        (figure.name, role): Job(lambda weights_RN, of=figure.of, columns=columns: of(columns, weights_RN))
+        for figure in found.figures
+        for role, columns in found.columns.items()
     }
-    confidence = options.confidence if options else 0.95
-    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
-
-    def interval(values_R: Array) -> tuple[float, float]:
-        low, high = numpy.nanquantile(values_R, tails)
-        return float(low), float(high)
-
-    values: dict[str, Any] = dict.fromkeys(ROLES)
-    against: dict[str, Any] = dict.fromkeys(ROLES[1:])
-    for role, point in points.items():
-        low, high = interval(drawn[role])
-        values[role] = {"value": point, "low": low, "high": high}
-        if role != "model":
-            low, high = interval(drawn["model"] - drawn[role])
-            against[role] = {
-                "difference": points["model"] - point,
-                "low": low,
-                "high": high,
-                "relative": None,
-                "relative_low": None,
-                "relative_high": None,
+    drawn = dict(zip(jobs, _draw(list(jobs.values()), context, len(found.keys), options), strict=True))
+    confidence = SuiteOptions(confidence=options.confidence) if options else SuiteOptions()
+    entries = []
+    for figure in found.figures:
+        outcomes = {role: outcomes_of(figure, columns) for role, columns in found.columns.items()}
+        if not math.isfinite(drawn[figure.name, "model"].value):
+            continue
+        values: dict[str, Any] = dict.fromkeys(ROLES)
+        against: dict[str, Any] = dict.fromkeys(ROLES[1:])
+        for role, columns in found.columns.items():
+            values[role] = value_entry(drawn[figure.name, role], outcomes[role], confidence)
+            if role != "model":
+                against[role] = difference_entry(
+                    drawn[figure.name, "model"],
+                    drawn[figure.name, role],
+                    (outcomes["model"], outcomes[role]),
+                    same=found.columns["model"] is columns,
+                    options=confidence,
+                )
+        entries.append(
+            {
+                "name": context.step,
+                "measure": figure.name,
+                "unit": figure.unit,
+                "better": figure.better,
+                "doc": figure.doc,
+                "items": len(found.keys),
+                "values": values,
+                "against": against,
             }
-    return {
-        "name": name,
-        "measure": figure.name,
-        "unit": figure.unit,
-        "better": figure.better,
-        "items": count,
-        "values": values,
-        "against": against,
-    }
+        )
+    return entries
 
 
-def resampled(of: Estimate, columns: Columns, name: str, seed: int, resamples: int) -> Array:
-    """The figure in every resample of the items; the same draws for every model and figure of one name."""
-    items = len(next(iter(columns.values())))
-    salt = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
-    generator = numpy.random.default_rng([seed, salt])
-    block = max(1, CHUNK // items)
-    parts = []
-    for start in range(0, resamples, block):
-        count = min(block, resamples - start)
-        weights = generator.multinomial(items, numpy.full(items, 1 / items), size=count)
-        parts.append(of(columns, weights.astype(numpy.float64)))
-    return numpy.concatenate(parts)
+def _draw(jobs: Sequence[Job], context: StepContext, items: int, options: ProbeOptions | None) -> list[Drawn]:
+    """The figures in resamples of the items; where these are no sample, twice the same: they do not vary."""
+    if options is not None:
+        return resample(jobs, items, name=context.step, seed=context.seed, resamples=options.resamples)
+    once = numpy.ones((1, items))
+    return [Drawn(float(job.of(once)[0]), numpy.repeat(job.of(once), 2), max(2, items)) for job in jobs]
 
 
 def _write_items(context: StepContext, found: Found) -> None:
@@ -157,7 +142,7 @@ def _write_items(context: StepContext, found: Found) -> None:
     table: dict[str, Any] = {"key": list(found.keys)}
     for role, columns in found.columns.items():
         for name, values in columns.items():
-            table[f"{role}.{name}"] = values.tolist()
+            table[f"{role}.{name}"] = arrow(values)
     directory = context.output("probe") / "items"
     directory.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.table(table), directory / f"{plain_name(context.step)}.parquet")

@@ -10,12 +10,13 @@ import numpy
 from tasks.evaluate.bits_per_byte import score_documents
 from tasks.evaluate.measure import Array, Better
 from tasks.evaluate.multiple_choice import score_exams
+from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.probes.models import Progress
 from tasks.evaluate.rows import Document, Exam, read_documents, read_exams
 from tasks.evaluate.scoring import Subject
 from tasks.stage import Input
 
-EXAM_PROMPT = "Question: {question}\nAnswer:"
+EXAM_PROMPT = SuiteOptions().exam_prompt
 """The suite's default."""
 
 

@@ -71,6 +71,7 @@ def inputs(tiny_model_dir, tiny_model_like, write_rows):
             "model": Input("merged", "m" * 64, "model", tiny_model_dir),
             "baseline": Input("base", "b" * 64, "model", tiny_model_like(1)),
             "champion": Input("champion", "c" * 64, "model", tiny_model_like(2)),
+            "origin": Input("origin", "o" * 64, "model", tiny_model_like(3)),
         }
         canaries = make(CanariesOptions(count=2, controls=2, twins=7, digits=4), 0)
         sets = {
@@ -120,7 +121,7 @@ def test_a_probe_has_the_agreed_form_and_is_the_same_again(name, inputs, watch):
         assert entry["name"] == "watch"
         for role in ROLES:
             value = entry["values"][role]
-            if role not in judged or (role == "baseline" and name in ("intruders", "contrastive")):
+            if role not in judged:
                 assert value is None
             else:
                 assert value["low"] <= value["value"] <= value["high"]
@@ -187,7 +188,7 @@ def test_intruders_need_the_model_that_it_was_tuned_from(inputs, watch, tmp_path
     given = inputs("intruders")
     wide = Input("wide", "w" * 64, "model", write_tiny_model(tmp_path / "wide", hidden=64))
     with pytest.raises(ConfigInvalid, match="'merged' and 'wide' differ in 14 matrices"):
-        watch("intruders", {**given, "baseline": wide})
+        watch("intruders", {**given, "origin": wide})
     _, found, _, _ = watch("intruders", {**given, "champion": wide}, "other")
     assert "the champion is not compared" in found["notes"][1]
     assert found["sets"][0]["against"]["champion"] is None
@@ -206,7 +207,7 @@ def test_one_planted_direction_is_one_intruder(inputs, watch, tiny_model_dir, tm
     tensors[name] = weight + 50 * weight.norm() * outside @ torch.ones(1, weight.shape[1])
     save_file(tensors, file, metadata={"format": "pt"})
     original = Input("base", "b" * 64, "model", tiny_model_dir)
-    given = {"model": Input("edited", "e" * 64, "model", edited), "baseline": original, "champion": original}
+    given = {"model": Input("edited", "e" * 64, "model", edited), "origin": original, "champion": original}
     _, found, _, _ = watch("intruders", given)
     figures = {entry["measure"]: entry for entry in found["sets"]}
     assert figures["intruders"]["values"]["model"]["value"] == 1
@@ -224,10 +225,10 @@ def test_models_of_other_tokens_are_not_contrasted(inputs, watch, tmp_path):
     (foreign / "tokenizer.json").write_text(json.dumps(content))
     other = Input("foreign", "f" * 64, "model", foreign)
     with pytest.raises(ConfigInvalid, match="'merged' has not the tokenizer of 'foreign'"):
-        watch("disalignment", {**given, "baseline": other})
+        watch("disalignment", {**given, "origin": other})
     _, found, _, _ = watch("disalignment", {**given, "champion": other}, "other")
     assert "the champion is not contrasted" in found["notes"][0]
-    contrastive = {**inputs("contrastive"), "baseline": other}
+    contrastive = {**inputs("contrastive"), "origin": other}
     with pytest.raises(ConfigInvalid, match="another tokenizer"):
         watch("contrastive", contrastive, "contrastive")
 
