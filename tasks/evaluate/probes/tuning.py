@@ -64,6 +64,13 @@ class _Aside:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
+    def recall(self, key: str) -> Path | None:
+        """Nothing is kept."""
+        return None
+
+    def remember(self, key: str, path: Path) -> None:
+        """Nothing is kept."""
+
     def metric(self, name: str, value: float, step: int) -> None:
         """The probe's figures are what counts, not the curve of its training."""
 
