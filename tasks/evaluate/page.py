@@ -19,8 +19,9 @@ from tasks.evaluate.plots import (
 )
 from tasks.evaluate.trainings import trainings_table
 
-PLACEHOLDER = "<!-- changes -->"
-"""Where the release stage inserts what changed since the champion, and why."""
+VERDICT, CHANGES, RUN = "<!-- verdict -->", "<!-- changes -->", "<!-- run -->"
+"""Where the release stage (tasks/release/verdict.py) writes the gates' verdicts, what changed and why, and where
+the candidate came from and what it cost."""
 
 WORDS = {BETTER: "better", WORSE: "worse", UNDECIDED: "undecided"}
 
@@ -56,7 +57,7 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 18px; margi
 dt { color: #52606d } dd { margin: 0 }
 details { margin-top: 14px } summary { cursor: pointer; color: #52606d; font-size: 13.5px }
 pre { background: #f5f7fa; border-radius: 6px; padding: 12px; overflow-x: auto; font-size: 12px }
-.changes:empty::after { content: "Written when the release is decided."; color: #7b8794; font-size: 13.5px }
+.later:empty::after { content: "Written when the release is decided."; color: #7b8794; font-size: 13.5px }
 """
 
 
@@ -70,8 +71,10 @@ def page(report: Mapping[str, Any], logs: Mapping[str, Sequence[tuple[float, flo
     subject = html.escape(report["models"]["model"]["ref"])
     sets = [entry for entry in report["sets"] if entry["measure"] in ("bits_per_byte", "accuracy")]
     sections = [
+        _section("Verdict", "", f'<div class="later">{VERDICT}</div>'),
         _cards(sets),
-        _section("What changed and why", "", f'<div class="changes">{PLACEHOLDER}</div>'),
+        _section("What changed and why", "", f'<div class="later">{CHANGES}</div>'),
+        _section("Lineage and cost", "", f'<div class="later">{RUN}</div>'),
         _differences(sets),
         _table({**report, "sets": sets}),
         _losses(logs, report["trainings"]),

@@ -88,7 +88,7 @@ def recipe_faults(recipe: Recipe, shaped: Shape, raw: Any, catalogue: Catalogue)
     faults += _twin_faults(recipe, links, catalogue)
     faults += _schedule_faults(recipe)
     if recipe.release:
-        faults += release_faults(recipe, links, shaped.broken_steps, raw)
+        faults += release_faults(recipe, links, catalogue, shaped.broken_steps, raw)
     faults += form_faults(recipe, catalogue, shaped.broken_steps)
     return faults
 

@@ -54,7 +54,14 @@ def test_documents_are_in_the_store_and_in_mlflow(make_run: MakeRun) -> None:
     assert "<!-- changes -->" not in page
     assert logged(run) == [
         f"release/{name}"
-        for name in ("model-card.md", "release.json", "report.html", "report.json", "summary.md")
+        for name in (
+            "gates.json",
+            "model-card.md",
+            "release.json",
+            "report.html",
+            "report.json",
+            "summary.md",
+        )
     ]
 
 
