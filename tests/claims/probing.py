@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,9 @@ from tasks.evaluate import METHODS
 from tasks.evaluate.probes.options import TuningOptions
 from tasks.evaluate.probes.tuning import all_supervised, tune
 from tasks.evaluate.scoring import load_subject
+from tasks.recipe.models import Gate
+from tasks.release.gates import judge
+from tasks.release.records import Report
 from tasks.stage import Input
 from tasks.training.chats import render_chats
 from tasks.training.models import load_model, save_model
@@ -67,8 +70,12 @@ def probe(
     return {entry["measure"]: entry for entry in found["sets"]}, found
 
 
+def verdict(found: Mapping[str, Any], measure: str, **rule: Any) -> str:
+    """How a gate on a figure of a probe ends."""
+    report = Report.model_validate({"models": found["models"], "sets": found["sets"]})
+    gate = Gate.model_validate({"gate": "gate", "measure": measure, "reason": "none", **rule})
+    return judge([gate], report)[0].verdict
+
+
 def value(entry: Mapping[str, Any], role: str = "model") -> float:
     return float(entry["values"][role]["value"])
-
-
-WriteRows = Callable[..., Path]

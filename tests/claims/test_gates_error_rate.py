@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy
 import pytest
+from tests.claims.simulated import Array, documents, questions, report
 
 from tasks.recipe.gate_sets.expand import Evidence, expanded
 from tasks.recipe.models import Gate, Release
 from tasks.release.gates import GateResult, failure, judge, stopped
 from tasks.release.records import Report
-from tests.claims.simulated import Array, documents, questions, report
 
 TRIALS = 300
 ERROR = 0.05
@@ -90,9 +90,7 @@ def test_chance_alone_in_bits_per_byte(items: int) -> None:
 def test_a_loss_as_large_as_the_margin_passes_no_more_often_than_stated() -> None:
     generator = numpy.random.default_rng(3)
     rule = {"worse_by": 0.04}
-    results = [
-        one(rule, questions("general", generator, 300, gained=0.04, lost=0.08)) for _ in range(TRIALS)
-    ]
+    results = [one(rule, questions("general", generator, 300, gained=0.04, lost=0.08)) for _ in range(TRIALS)]
     assert sum(result.passed for result in results) / TRIALS <= LARGEST
     # And what loses nothing is seldom called a failure: the other side of the same confidence.
     fine = [one(rule, questions("general", generator, 300, gained=0.06, lost=0.06)) for _ in range(TRIALS)]
@@ -160,7 +158,10 @@ def test_a_set_shows_differences_of_the_size_it_says() -> None:
     least = one({"better_by": 0.0}, questions("exams", generator, 400, gained=0.1, lost=0.1)).detectable
     assert least is not None
     found = [
-        one({"better_by": 0.0}, questions("exams", generator, 400, gained=0.1 + least / 2, lost=0.1 - least / 2))
+        one(
+            {"better_by": 0.0},
+            questions("exams", generator, 400, gained=0.1 + least / 2, lost=0.1 - least / 2),
+        )
         for _ in range(100)
     ]
     assert 0.65 <= sum(result.passed for result in found) / 100 <= 0.92

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tasks.prepare import METHODS as PREPARE
-from tests.claims.probing import probe, taught, value
+from tests.claims.probing import probe, taught, value, verdict
 from tests.conftest import new_context, tiny_texts, write_tiny_model
 
 
@@ -49,6 +49,11 @@ def test_a_memorised_canary_is_found_and_a_clean_model_passes(start, write_rows,
     assert value(found["control_exposure"]) < 3
     assert found["exposure"]["against"]["baseline"]["low"] > 2
     assert whole["notes"] == ["at most 6.0 bits can be seen with 63 twins"]
+    assert verdict(whole, "canaries.extracted", at_most=0.0) == "failed"
+    assert verdict(whole, "canaries.exposure", at_most=4.0, confidence=0.95) == "failed"
+    _, whole = probe("canaries", tmp_path / "passes", {"model": ("model", clean), "canaries": canaries})
+    assert verdict(whole, "canaries.extracted", at_most=0.0) == "passed"
+    assert verdict(whole, "canaries.exposure", at_most=4.0, confidence=0.95) == "passed"
 
 
 def exams(count: int, seed: int) -> list[dict[str, Any]]:
@@ -67,15 +72,14 @@ def test_a_contaminated_exam_is_found_and_a_clean_model_passes(start, write_rows
     seen = taught(start, tmp_path / "seen", [*corpus, *leaked], 300)
     clean = taught(start, tmp_path / "clean", corpus, 300)
 
+    sets = {
+        "suspects": ("exams", write_rows("exam", suspects)),
+        "after": ("exams", write_rows("after", unseen)),
+    }
     found, whole = probe(
         "membership",
         tmp_path / "probe",
-        {
-            "model": ("model", seen),
-            "baseline": ("model", clean),
-            "suspects": ("exams", write_rows("exam", suspects)),
-            "after": ("exams", write_rows("after", unseen)),
-        },
+        {"model": ("model", seen), "baseline": ("model", clean), **sets},
     )
     assert value(found["auc"]) > 0.95
     assert value(found["flagged"]) > 0.7
@@ -83,6 +87,10 @@ def test_a_contaminated_exam_is_found_and_a_clean_model_passes(start, write_rows
     assert value(found["flagged"], "baseline") < 0.25
     assert found["auc"]["against"]["baseline"]["low"] > 0.2
     assert "whether this model gives itself away is unknown" in whole["notes"][0]
+    rule = {"at_most": 0.4, "confidence": 0.95}
+    assert verdict(whole, "membership.flagged", **rule) == "failed"
+    _, whole = probe("membership", tmp_path / "passes", {"model": ("model", clean), **sets})
+    assert verdict(whole, "membership.flagged", **rule) == "passed"
 
     # the dated control tells a probe that works from one that could not have shown anything
     before = write_rows("before", [{"key": str(i), "text": text} for i, text in enumerate(corpus)])
