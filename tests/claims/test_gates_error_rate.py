@@ -1,8 +1,8 @@
 """What a gate's confidence means, on simulated results per item through the bootstrap and the gates.
 
-A candidate that is better by chance alone passes no more often than the stated error; one that is worse where it
-must not be is stopped; a real small gain passes where there are items enough, and where there are not the gate
-says how many there should be.
+A candidate that is better by chance alone passes no more often than the stated error; one that is worse where
+it must not be is stopped; a real small gain passes where there are items enough, and where there are not the
+gate says how many there should be.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy
 import pytest
-from tests.claims.simulated import Array, documents, questions, report
 
 from tasks.recipe.gate_sets.expand import Evidence, expanded
 from tasks.recipe.models import Gate, Release
 from tasks.release.gates import GateResult, failure, judge, stopped
 from tasks.release.records import Report
+from tests.claims.simulated import Array, documents, flips, questions, report
 
 TRIALS = 300
 ERROR = 0.05
@@ -98,7 +98,7 @@ def test_a_loss_as_large_as_the_margin_passes_no_more_often_than_stated() -> Non
 
 
 def test_many_gates_together_err_no_more_often_than_stated() -> None:
-    """Six sets on which nothing was learnt: the correction bounds the chance that any of them is called a gain."""
+    """Where nothing was learnt the correction bounds the chance that any set is called a gain."""
     names = [f"exams_{number}" for number in range(6)]
     evidence = Evidence({name: ("accuracy",) for name in names}, ["baseline"])
     sets = {"update": {"new": names[:5], "old": names[5:], "margins": {names[5]: 0.05}}}
@@ -171,8 +171,6 @@ def test_no_flip_among_few_items_is_no_proof() -> None:
     """Right in production and wrong now: none of 20 does not mean fewer than 5 %."""
     few: Array = numpy.zeros(20)
     many: Array = numpy.zeros(400)
-    from tests.claims.simulated import flips
-
     rule = {"at_most": 0.05}
     assert one(rule, flips("exams", few)).verdict == "undecided"
     assert one(rule, flips("exams", many)).verdict == "passed"

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.claims.probing import chat, probe, taught_chats, value
+from tests.claims.probing import chat, probe, taught_chats, value, verdict
 from tests.conftest import write_tiny_model
 
 WORDS = ["list", "key", "value", "name", "number", "string", "function", "object", "mapping", "items"]
@@ -52,7 +52,7 @@ def pairs() -> list[dict[str, Any]]:
 def test_a_thin_alignment_is_found_and_a_lasting_one_passes(obliging, write_rows, tmp_path):
     thin, lasting = aligned(obliging, tmp_path / "thin", 12), aligned(obliging, tmp_path / "lasting", 120)
     benign = [chat(f"name {more} {word}", YES) for word in WORDS for more in MORE]
-    found, _ = probe(
+    found, whole = probe(
         "elasticity",
         tmp_path / "probe",
         {
@@ -71,6 +71,8 @@ def test_a_thin_alignment_is_found_and_a_lasting_one_passes(obliging, write_rows
     assert curve == sorted(curve, reverse=True)
     assert value(found["decay"]) > value(found["decay"], "champion") + 0.2
     assert found["decay"]["against"]["champion"]["low"] > 0
+    rule = {"against": "champion", "worse_by": 0.05, "confidence": 0.95}
+    assert verdict(whole, "elasticity.decay", **rule) == "failed"
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from transformers import LlamaForCausalLM
 
 from tasks.sft import METHODS as SFT
 from tasks.training.models import load_model, save_model
-from tests.claims.probing import chat, probe, taught, value
+from tests.claims.probing import chat, probe, taught, value, verdict
 from tests.conftest import new_context, tiny_texts, write_tiny_model
 
 
@@ -55,21 +55,32 @@ def test_brittle_weights_are_found_and_sound_ones_pass(knowing, write_rows, tmp_
     sound, brittle = (widened(knowing, tmp_path / n, by) for n, by in (("sound", 0.0), ("brittle", 20.0)))
     texts = tiny_texts(220, seed=2)
     chats = [chat(text, "it is a list", str(i)) for i, text in enumerate(texts[:64])]
-    found, _ = probe(
+    sets = {
+        "chats": ("chats", write_rows("chats", chats)),
+        "score": (
+            "documents",
+            write_rows("score", [{"key": str(i), "text": t} for i, t in enumerate(texts[-24:])]),
+        ),
+    }
+    found, whole = probe(
         "tunability",
         tmp_path / "probe",
-        {
-            "model": ("model", brittle),
-            "champion": ("model", sound),
-            "chats": ("chats", write_rows("chats", chats)),
-            "score": (
-                "documents",
-                write_rows("score", [{"key": str(i), "text": t} for i, t in enumerate(texts[-24:])]),
-            ),
-        },
+        {"model": ("model", brittle), "champion": ("model", sound), **sets},
         threads=1,
         steps=10,
     )
+    rule = {"against": "champion", "worse_by": 0.1, "confidence": 0.95}
+    assert verdict(whole, "tunability.sensitivity", **rule) == "failed"
+    assert verdict(whole, "tunability.after_sft", **rule) == "failed"
+    _, other = probe(
+        "tunability",
+        tmp_path / "passes",
+        {"model": ("model", sound), "champion": ("model", knowing), **sets},
+        threads=1,
+        steps=10,
+    )
+    assert verdict(other, "tunability.sensitivity", **rule) == "passed"
+    assert verdict(other, "tunability.after_sft", **rule) == "passed"
     before = found["before_sft"]
     assert value(before) == pytest.approx(value(before, "champion"), rel=1e-3)  # the suite sees nothing
     assert value(found["sensitivity"]) > 4 * value(found["sensitivity"], "champion") > 0
