@@ -20,8 +20,8 @@ from tasks.evaluate.plots import (
 from tasks.evaluate.trainings import trainings_table
 
 VERDICT, CHANGES, RUN = "<!-- verdict -->", "<!-- changes -->", "<!-- run -->"
-"""Where the release stage (tasks/release/verdict.py) writes the gates' verdicts, what changed and why, and where
-the candidate came from and what it cost."""
+"""Where the release stage (tasks/release/verdict.py) writes the gates' verdicts, what changed and why, and
+where the candidate came from and what it cost."""
 
 WORDS = {BETTER: "better", WORSE: "worse", UNDECIDED: "undecided"}
 

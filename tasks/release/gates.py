@@ -20,6 +20,9 @@ from tasks.release.records import MeasuredSet, Report
 
 Correction = Literal["bonferroni", "none"]
 Verdict = Literal["passed", "failed", "undecided"]
+FEWEST = 2
+"""Items below which there is no interval."""
+
 MOST_NEEDED = 1000
 """Times as many items as there are; where more would be needed, no number is told."""
 
@@ -152,13 +155,13 @@ def _judge(gate: Gate, report: Report, tests: int, known: Mapping[str, Known]) -
     if gate.measure in RUN_FIGURES:
         return _judge_known(gate, known.get(gate.measure, Known(None, "it is not on record")))
     measured = _find(gate, report)
-    if measured is None:
-        limit = _limit(gate, "lower")
-        word = _word("undecided", gate)
+    if measured is None or (gate.confidence is not None and measured.items < FEWEST):
+        items = measured.items if measured is not None else 0
         text = (
-            f"{gate.gate}: {word}: the report has no value of {gate.measure}: no item tells it. {gate.reason}"
+            f"{gate.gate}: {_word('undecided', gate)}: {gate.measure} rests on {items} items, which tell "
+            f"nothing. {gate.reason}"
         )
-        return _result(gate, limit, "undecided", text, items=0)
+        return _result(gate, _limit(gate, "lower"), "undecided", text, items=items)
     limit = _limit(gate, measured.better)
     if gate.against == "none":
         held = measured.values.get("model")
@@ -242,7 +245,7 @@ def _verdict(gate: Gate, measured: MeasuredSet, limit: _Limit, found: _Found, te
             more = needed(reached, tail, measured.items, limit.threshold - found.value)
             addition = _undecided(measured.items, least, more, say)
     against = "" if gate.against == "none" else f" against the {gate.against}"
-    interval = "" if low is None or high is None else f" ({say(low)} to {say(high)})".replace(" points to", " to")
+    interval = "" if low is None or high is None else f" ({say(low).removesuffix(' points')} to {say(high)})"
     reason = "" if verdict == "passed" else f"{addition}. {gate.reason}"
     text = (
         f"{gate.gate}: {_word(verdict, gate)}: {gate.measure} is {say(found.value)}{interval}"

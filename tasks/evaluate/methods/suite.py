@@ -248,7 +248,6 @@ METHOD = Method(
         "logs": Port(("training_log",), "loss curves to show", many=True, optional=True),
     },
     outputs={"report": "report"},
-    figures={"documents": ("bits_per_byte",), "exams": ("accuracy",)},
     run=run,
     estimate=estimate,
     paper="Gao et al. 2020, The Pile, arXiv:2101.00027; Koehn 2004, statistical significance tests",

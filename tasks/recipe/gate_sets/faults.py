@@ -72,13 +72,11 @@ def _name_faults(rules: Any, path: Path_, release: Release, evidence: Evidence) 
         if name in seen:
             yield place, f"'{name}' is there twice", "a set is new, old or about safety"
         seen.add(name)
-    for name, margin in margins.items():
+    for name in margins:
         place = (*path, "margins", name)
         if name in known and name not in seen:
             remedy = "name the set in new, old or safety, or leave the margin out"
             yield place, "has no effect: no gate asks what this set gains or loses", remedy
-        if margin < 0:
-            yield place, f"{margin} is negative", "say how much, without a sign"
 
 
 def _about(gate: Gate, name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -42,7 +42,7 @@ class UpdateGates(_Part):
     gain: float = Field(0.0, ge=0)
     loss: float = Field(0.02, ge=0)
     flips: float = Field(0.05, ge=0, le=1)
-    margins: dict[str, float] = {}
+    margins: dict[str, Annotated[float, Field(ge=0)]] = {}
     warn: list[str] = []
     confidence: float = Field(CONFIDENCE, gt=0.5, lt=1)
 

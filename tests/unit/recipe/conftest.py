@@ -166,6 +166,14 @@ RAW: dict[str, Any] = {
                         "logs": port("training_log", many=True, optional=True),
                     },
                     [("report", "report")],
+                    {
+                        "shots": {
+                            "type": "array",
+                            "items": {"type": "integer"},
+                            "default": [],
+                            "description": "Numbers of examples.",
+                        }
+                    },
                     figures={
                         "documents": ["bits_per_byte"],
                         "exams": ["accuracy", "negative_flips", "inconsistency", "few_shot"],
