@@ -91,7 +91,7 @@ def write_probe(
 def _entries(context: StepContext, found: Found, options: ProbeOptions | None) -> list[dict[str, Any]]:
     """An entry for every figure of which the model under judgement has a value."""
     jobs = {
-        (figure.name, role): Job(lambda weights_RN, of=figure.of, columns=columns: of(columns, weights_RN))
+        (figure.name, role): _job(figure, columns)
         for figure in found.figures
         for role, columns in found.columns.items()
     }
@@ -127,6 +127,10 @@ def _entries(context: StepContext, found: Found, options: ProbeOptions | None) -
             }
         )
     return entries
+
+
+def _job(figure: Figure, columns: Columns) -> Job:
+    return Job(lambda weights_RN: figure.of(columns, weights_RN))
 
 
 def _draw(jobs: Sequence[Job], context: StepContext, items: int, options: ProbeOptions | None) -> list[Drawn]:
