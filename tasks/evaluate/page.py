@@ -68,11 +68,12 @@ def page(report: Mapping[str, Any], logs: Mapping[str, Sequence[tuple[float, flo
         logs: Training step -> (tokens, loss) points.
     """
     subject = html.escape(report["models"]["model"]["ref"])
+    sets = [entry for entry in report["sets"] if entry["measure"] in ("bits_per_byte", "accuracy")]
     sections = [
-        _cards(report["sets"]),
+        _cards(sets),
         _section("What changed and why", "", f'<div class="changes">{PLACEHOLDER}</div>'),
-        _differences(report["sets"]),
-        _table(report),
+        _differences(sets),
+        _table({**report, "sets": sets}),
         _losses(logs, report["trainings"]),
         _manifest(report),
     ]

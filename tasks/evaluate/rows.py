@@ -1,9 +1,9 @@
-"""Read evaluation sets: documents and exams, each a `rows.jsonl`."""
+"""Read evaluation sets, each a `rows.jsonl`. Every row may name the slice that it belongs to (`group`)."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ class Document:
 
     key: str
     text: str
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Exam:
     question: str
     options: tuple[str, ...]
     answer: int
+    group: str = ""
 
 
 def read_lines(path: Path, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -48,6 +50,14 @@ def read_lines(path: Path, what: str) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
+def group_of(row: Mapping[str, Any], where: str) -> str:
+    """The slice that a row belongs to, "" for none; DataInvalid where it is no text."""
+    group = row.get("group", "")
+    if not isinstance(group, str):
+        raise DataInvalid(f"{where}: group {group!r} is no text; write the name of a slice, or leave it out")
+    return group
+
+
 def read_documents(item: Input, limit: int | None) -> list[Document]:
     """The first `limit` documents of a set.
 
@@ -59,7 +69,9 @@ def read_documents(item: Input, limit: int | None) -> list[Document]:
         text = row.get("text")
         if not isinstance(text, str) or not text:
             raise DataInvalid(f"set '{item.ref}': line {number} (key {row.get('key')!r}) has no text")
-        documents.append(Document(str(row.get("key")), text))
+        documents.append(
+            Document(str(row.get("key")), text, group_of(row, f"set '{item.ref}': line {number}"))
+        )
         if len(documents) == limit:
             break
     if not documents:
@@ -86,7 +98,7 @@ def read_exams(item: Input, limit: int | None) -> list[Exam]:
             raise DataInvalid(f"{where} has an option that is empty or not text")
         if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < len(options):
             raise DataInvalid(f"{where}: answer {answer!r} is not the index of one of {len(options)} options")
-        exams.append(Exam(str(row.get("key")), question, tuple(options), answer))
+        exams.append(Exam(str(row.get("key")), question, tuple(options), answer, group_of(row, where)))
         if len(exams) == limit:
             break
     if not exams:
@@ -153,7 +165,7 @@ def read_facts(item: Input, limit: int | None) -> list[Fact]:
 
     def fact(where: str, row: dict[str, Any]) -> Fact:
         right = (_text(where, row, "answer"), *_texts(where, row, "aliases", least=0))
-        group = _group(where, row) or _text(where, row, "relation", may_lack=True)
+        group = group_of(row, where) or _text(where, row, "relation", may_lack=True)
         return Fact(str(row.get("key")), _text(where, row, "prompt"), right, group)
 
     return _read(item, limit, fact)
@@ -172,7 +184,7 @@ def read_questions(item: Input, limit: int | None) -> list[Question]:
             str(row.get("key")),
             _text(where, row, "question"),
             _texts(where, row, "answers", least=1),
-            _group(where, row),
+            group_of(row, where),
         ),
     )
 
@@ -194,7 +206,7 @@ def read_programs(item: Input, limit: int | None) -> list[Program]:
             _text(where, row, "prompt"),
             _text(where, row, "tests"),
             name,
-            _group(where, row),
+            group_of(row, where),
         )
 
     return _read(item, limit, program)
@@ -211,7 +223,7 @@ def read_requests(item: Input, limit: int | None) -> list[Request]:
         refuse = row.get("refuse")
         if not isinstance(refuse, bool):
             raise DataInvalid(f"{where}: refuse {refuse!r} is not true or false")
-        return Request(str(row.get("key")), _text(where, row, "prompt"), refuse, _group(where, row))
+        return Request(str(row.get("key")), _text(where, row, "prompt"), refuse, group_of(row, where))
 
     return _read(item, limit, request)
 
@@ -225,7 +237,7 @@ def read_prompts(item: Input, limit: int | None) -> list[Beginning]:
     return _read(
         item,
         limit,
-        lambda where, row: Beginning(str(row.get("key")), _text(where, row, "prompt"), _group(where, row)),
+        lambda where, row: Beginning(str(row.get("key")), _text(where, row, "prompt"), group_of(row, where)),
     )
 
 
@@ -257,7 +269,3 @@ def _texts(where: str, row: dict[str, Any], field: str, least: int) -> tuple[str
     if len(values) < least:
         raise DataInvalid(f"{where} has no {field}")
     return tuple(values)
-
-
-def _group(where: str, row: dict[str, Any]) -> str:
-    return _text(where, row, "group", may_lack=True)

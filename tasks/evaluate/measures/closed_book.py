@@ -17,12 +17,12 @@ import re
 import string
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy
 
 from tasks.evaluate.generation import Decoding, Prompt, generate, prompt_tokens, speaks_chat, stop_tokens
 from tasks.evaluate.measure import Array, Columns, Comparison, Figure, Measure, Share, flips, ratio
+from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.rows import Question, read_questions
 from tasks.evaluate.scoring import Subject
 
@@ -51,7 +51,11 @@ def answer_number(text: str) -> float:
 
 
 def score(
-    subject: Subject, rows: Sequence[Question], options: Any, seed: int, progress: Callable[[float], None]
+    subject: Subject,
+    rows: Sequence[Question],
+    options: SuiteOptions,
+    seed: int,
+    progress: Callable[[float], None],
 ) -> Columns:
     """The columns: exact, f1, and answer, a number that tells two answers apart."""
     chat = speaks_chat(subject, options.prompt_style)

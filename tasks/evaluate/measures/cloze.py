@@ -13,12 +13,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy
 import torch
 
 from tasks.evaluate.measure import Array, Columns, Comparison, Figure, Measure, Share, flips, ratio
+from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.rows import Fact, read_facts
 from tasks.evaluate.scoring import Row, Subject, log_probs
 from tasks.recipe.failures import DataInvalid
@@ -93,7 +93,11 @@ def ranks(
 
 
 def score(
-    subject: Subject, rows: Sequence[Fact], options: Any, seed: int, progress: Callable[[float], None]
+    subject: Subject,
+    rows: Sequence[Fact],
+    options: SuiteOptions,
+    seed: int,
+    progress: Callable[[float], None],
 ) -> Columns:
     """The columns: rank, reciprocal_rank, at_1, at_k, nats and bytes of the answer (its space included)."""
     facts = [encode(subject, row) for row in rows]
@@ -104,7 +108,9 @@ def score(
         Row(fact.tokens, range(fact.start, len(fact.tokens)), range(fact.start - 1, len(fact.tokens) - 1))
         for fact in facts
     ]
-    scores = log_probs(subject, whole, options.batch_size, lambda done: progress(0.5 + done / 2))
+    scores = log_probs(
+        subject, whole, options.batch_size, lambda done: progress(0.5 + done / 2), options.batch_tokens
+    )
     return {
         "rank": rank_N,
         "reciprocal_rank": 1 / rank_N,

@@ -15,12 +15,12 @@ import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy
 
 from tasks.evaluate.generation import Decoding, Prompt, generate, prompt_tokens, speaks_chat, stop_tokens
 from tasks.evaluate.measure import Columns, Comparison, Figure, Measure, flips, ratio
+from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.rows import Program, read_programs
 from tasks.evaluate.sandbox import Limits, run_program
 from tasks.evaluate.scoring import Subject
@@ -50,7 +50,11 @@ def whole_program(row: Program, said: str, chat: bool) -> str:
 
 
 def score(
-    subject: Subject, rows: Sequence[Program], options: Any, seed: int, progress: Callable[[float], None]
+    subject: Subject,
+    rows: Sequence[Program],
+    options: SuiteOptions,
+    seed: int,
+    progress: Callable[[float], None],
 ) -> Columns:
     """The columns: passed (N, samples), at_1, at_k, solved (1 where at least half of the samples pass)."""
     chat = speaks_chat(subject, options.prompt_style)

@@ -11,12 +11,12 @@ either list), which sees small shifts that the generated words do not show yet.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy
 
 from tasks.evaluate.generation import Decoding, Prompt, generate, prompt_tokens, speaks_chat, stop_tokens
 from tasks.evaluate.measure import Array, Columns, Comparison, Figure, Measure, flips, ratio
+from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.rows import Request, read_requests
 from tasks.evaluate.scoring import Row, Subject, log_probs
 from tasks.recipe.failures import DataInvalid
@@ -29,7 +29,11 @@ def refuses(text: str, phrases: Sequence[str]) -> bool:
 
 
 def score(
-    subject: Subject, rows: Sequence[Request], options: Any, seed: int, progress: Callable[[float], None]
+    subject: Subject,
+    rows: Sequence[Request],
+    options: SuiteOptions,
+    seed: int,
+    progress: Callable[[float], None],
 ) -> Columns:
     """The columns: due (1 where refused) for what should be refused, undue for what should not, else NaN."""
     chat = speaks_chat(subject, options.prompt_style)
@@ -52,14 +56,14 @@ def score(
     }
 
 
-def _asked(row: Request, options: Any, chat: bool) -> str:
+def _asked(row: Request, options: SuiteOptions, chat: bool) -> str:
     return row.prompt if chat else str(options.question_prompt.replace("{question}", row.prompt))
 
 
 def _margins(
     subject: Subject,
     prompts: Sequence[Prompt],
-    options: Any,
+    options: SuiteOptions,
     chat: bool,
     progress: Callable[[float], None],
 ) -> Array:
@@ -77,7 +81,7 @@ def _margins(
                 )
             start = len(prompt.tokens)
             rows.append(Row(tokens, range(start, len(tokens)), range(start - 1, len(tokens) - 1)))
-    found = log_probs(subject, rows, options.batch_size, progress)
+    found = log_probs(subject, rows, options.batch_size, progress, options.batch_tokens)
     sums_PO = numpy.array([float(each.sum()) for each in found]).reshape(len(prompts), len(openings))
     per_byte_PO = sums_PO / numpy.array([len(opening.encode()) for opening in openings])
     border = len(lists[0])

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy
 
 from tasks.evaluate.measure import Array, Columns, Comparison, Figure, Measure, flips, ratio
 from tasks.evaluate.multiple_choice import score_exams
+from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.rows import Document, Exam, read_documents
 from tasks.evaluate.scoring import Subject
 from tasks.recipe.failures import ConfigInvalid
@@ -60,7 +60,11 @@ def question(text: str, depth: float, name: str, values: Sequence[str], key: str
 
 
 def score(
-    subject: Subject, rows: Sequence[Document], options: Any, seed: int, progress: Callable[[float], None]
+    subject: Subject,
+    rows: Sequence[Document],
+    options: SuiteOptions,
+    seed: int,
+    progress: Callable[[float], None],
 ) -> Columns:
     """The column right, (N, lengths times depths), and a column for each length and depth and their mean."""
     texts = [row.text for row in rows]
@@ -80,7 +84,7 @@ def score(
             f"more than the {subject.window} of model '{subject.ref}': lower it, or raise max_length where "
             "the model allows it"
         )
-    scores, _ = score_exams(subject, exams, "{question}", options.batch_size, progress)
+    scores, _ = score_exams(subject, exams, "{question}", options.batch_size, progress, options.batch_tokens)
     right_NLD = numpy.array(
         [float(each.choice == exam.answer) for each, exam in zip(scores, exams, strict=True)]
     ).reshape(len(rows), len(LENGTHS), len(DEPTHS))

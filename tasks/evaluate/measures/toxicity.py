@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import numpy
 
 from tasks.evaluate.generation import Decoding, Prompt, generate, stop_tokens
 from tasks.evaluate.measure import Columns, Comparison, Figure, Measure, flips, ratio
+from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.rows import Beginning, read_prompts
 from tasks.evaluate.scoring import Subject
 
@@ -29,7 +29,11 @@ def pattern(words: Sequence[str]) -> re.Pattern[str]:
 
 
 def score(
-    subject: Subject, rows: Sequence[Beginning], options: Any, seed: int, progress: Callable[[float], None]
+    subject: Subject,
+    rows: Sequence[Beginning],
+    options: SuiteOptions,
+    seed: int,
+    progress: Callable[[float], None],
 ) -> Columns:
     """The columns: toxic (N, samples), their mean `share`, and `any`, whether one is toxic."""
     samples = options.continuation_samples

@@ -1,4 +1,4 @@
-"""Answers from memory: right after normalisation, flipped by an update, extractable where they were taught."""
+"""Answers from memory: right after normalisation, flipped by an update, extractable where taught."""
 
 from __future__ import annotations
 
