@@ -9,6 +9,7 @@ from tasks.evaluate.methods import (
     disalignment,
     elasticity,
     intruders,
+    lm_eval,
     membership,
     suite,
     tunability,
@@ -17,6 +18,7 @@ from tasks.stage import Method
 
 METHODS: dict[str, Method] = {
     "suite": suite.METHOD,
+    "lm_eval": lm_eval.METHOD,
     "membership": membership.METHOD,
     "canaries": canaries.METHOD,
     "tunability": tunability.METHOD,
