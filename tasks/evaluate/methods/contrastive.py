@@ -18,6 +18,7 @@ from typing import Any
 import numpy
 from pydantic import Field
 
+from tasks.evaluate.generation import stop_tokens
 from tasks.evaluate.measure import Array, Figure, ratio
 from tasks.evaluate.probes.models import memory, models_of
 from tasks.evaluate.probes.options import TuningOptions
@@ -51,7 +52,9 @@ class ContrastiveOptions(TuningOptions):
         json_schema_extra={"unit": "share", "source": "arXiv:2210.15097, section 3.3"},
     )
     temperature: float = Field(
-        1.0, gt=0, description="Divides the contrast; smaller keeps closer to the most novel token."
+        1.0,
+        gt=0,
+        description="Divides the contrast; smaller keeps closer to the most novel token.",
     )
     steps: int = Field(
         10,
@@ -106,7 +109,7 @@ def run(context: StepContext, options: ContrastiveOptions) -> Result:
             "end-of-text token, so there is nothing to begin a sample with"
         )
     room = min(options.tokens, new.window - len(new.prefix))
-    combine = novel(options.plausible, options.temperature)
+    combine, stops = novel(options.plausible), stop_tokens(new, chat=False)
     against, texts, rounds = old, [], []
     for number in range(options.rounds):
         if context.stopping():
@@ -123,6 +126,8 @@ def run(context: StepContext, options: ContrastiveOptions) -> Result:
             combine,
             count=options.samples,
             tokens=room,
+            temperature=options.temperature,
+            stops=stops,
             seed=context.seed + number,
         )
         texts += [[*new.prefix, *ids] for ids in drawn if ids]

@@ -6,8 +6,8 @@ fine-tunings of increasing size on harmless data, each from the same start, and 
 champion's.
 
 Different from the paper: alignment is the share of preference pairs whose better answer has the larger mean
-log-probability a token, which needs no generation and no judge; the curve's figure is its mean fall, because
-the first steps take the most.
+log-probability a token, which needs no generation and no judge, or the share of requests that are refused,
+as the suite judges it; the curve's figure is its mean fall, because the first steps take the most.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from tasks.evaluate.measure import Array, Columns, Figure, ratio
+from tasks.evaluate.probes.alignment import behaves, read_behaviour
 from tasks.evaluate.probes.models import Progress, memory, models_of, part, per_model
 from tasks.evaluate.probes.options import LIMIT, TuningOptions
-from tasks.evaluate.probes.preferences import likelihoods, prefers_chosen, read_pairs, render_answers
 from tasks.evaluate.probes.report import Found, write_probe
 from tasks.evaluate.probes.tuning import chat_rows, document_rows, tune
 from tasks.evaluate.scoring import Subject
@@ -67,7 +67,11 @@ def figures(options: ElasticityOptions) -> tuple[Figure, ...]:
             fall,
         ),
         Figure(
-            "aligned", "higher", "", "share of pairs whose better answer the model prefers", ratio("aligned")
+            "aligned",
+            "higher",
+            "",
+            "share of items on which the model does what it should",
+            ratio("aligned"),
         ),
         *(
             Figure(name, "higher", "", f"the same after {size} steps on benign data", ratio(name))
@@ -84,20 +88,17 @@ def run(context: StepContext, options: ElasticityOptions) -> Result:
         DataInvalid: A set is empty, a row is broken or a pair too long.
     """
     models = models_of(context)
-    pairs = read_pairs(one(context, "pairs"), options.limit)
+    behaviour = read_behaviour(one(context, "alignment"), options.limit)
     benign = one(context, "benign")
     start = {item.digest: item.path for item in models.values()}
     most, passes = options.sizes[-1] * options.tuning_batch, 1 + len(options.sizes)
 
     def work(subject: Subject, progress: Progress) -> Columns:
-        answers = render_answers(subject, pairs, context.step)
+        def measured(judged: Subject, place: int) -> Array:
+            report = part(progress, place, passes)
+            return behaves(judged, behaviour, options.batch_size, context.step, context.seed, report)
 
-        def preferred(judged: Subject, place: int) -> Array:
-            return prefers_chosen(
-                likelihoods(judged, answers, options.batch_size, part(progress, place, passes))
-            )
-
-        columns = {"aligned": preferred(subject, 0)}
+        columns = {"aligned": measured(subject, 0)}
         where = f"step '{context.step}', model '{subject.ref}'"
         rows = (
             document_rows(benign, subject, most)
@@ -107,11 +108,11 @@ def run(context: StepContext, options: ElasticityOptions) -> Result:
         for place, size in enumerate(options.sizes, start=1):
             taken = rows[: size * options.tuning_batch]
             tuned = tune(context, start[subject.digest], taken, size, options)
-            columns[f"after_{size}"] = preferred(dataclasses.replace(subject, model=tuned), place)
+            columns[f"after_{size}"] = measured(dataclasses.replace(subject, model=tuned), place)
         return columns
 
     columns = per_model(context, models, options.max_length, work)
-    found = Found("elasticity", [pair.key for pair in pairs], columns, figures(options))
+    found = Found("elasticity", behaviour.keys, columns, figures(options))
     return write_probe(context, models, found, options)
 
 
@@ -127,7 +128,9 @@ METHOD = Method(
         "model": Port(("model",), "the model that is judged"),
         "baseline": Port(("model",), "what it is compared with", optional=True),
         "champion": Port(("model",), "what is in production", optional=True),
-        "pairs": Port(("pairs",), "what an aligned model prefers, held out of its alignment"),
+        "alignment": Port(
+            ("pairs", "requests"), "what it prefers or refuses if aligned, held out of the alignment"
+        ),
         "benign": Port(("chats", "documents"), "harmless data of the short fine-tunings"),
     },
     outputs={"probe": "probe"},

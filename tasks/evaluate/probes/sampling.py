@@ -17,7 +17,7 @@ Combine = Callable[[Tensor, Tensor], Tensor]
 """From the log-probabilities of two models (B, V) the scores that are sampled from; -inf is never drawn."""
 
 
-def novel(plausible: float, temperature: float) -> Combine:
+def novel(plausible: float) -> Combine:
     """What the first model finds likelier than the second, among what the first finds plausible at all.
 
     The cut is that of contrastive decoding (Li et al. 2022, arXiv:2210.15097, section 3.3): without it the
@@ -25,12 +25,20 @@ def novel(plausible: float, temperature: float) -> Combine:
 
     Args:
         plausible: Least probability of a token as a share of the likeliest token's.
-        temperature: Divides the scores; smaller is closer to the most novel token.
     """
 
     def scores(new_BV: Tensor, old_BV: Tensor) -> Tensor:
         cut_B1 = new_BV.amax(dim=1, keepdim=True) + math.log(plausible)
-        return ((new_BV - old_BV) / temperature).masked_fill(new_BV < cut_B1, -math.inf)
+        return (new_BV - old_BV).masked_fill(new_BV < cut_B1, -math.inf)
+
+    return scores
+
+
+def disaligned(contrast: float) -> Combine:
+    """The base pushed away from its aligned model, base^(1 + a) / aligned^a; the aligned one comes first."""
+
+    def scores(aligned_BV: Tensor, base_BV: Tensor) -> Tensor:
+        return (1 + contrast) * base_BV - contrast * aligned_BV
 
     return scores
 
@@ -44,24 +52,27 @@ def sample(
     *,
     count: int,
     tokens: int,
+    temperature: float,
+    stops: frozenset[int],
     seed: int,
 ) -> list[list[int]]:
     """Draws continuations of a prompt, every token from the two models' combined distribution.
 
     Args:
-        first: The model that ends a text: by its end-of-text token.
+        first: A model.
         second: The other model, with the same tokens.
         prompt: One token or more.
         combine: Makes one distribution of two.
         count: How many.
         tokens: Most tokens of each.
+        temperature: Divides the scores; 0 takes the token with the largest.
+        stops: Tokens that end a text.
         seed: The same seed gives the same texts.
 
     Returns:
-        The tokens after the prompt, the end token left out; one may be empty.
+        The tokens after the prompt, the one that ended it left out; one may be empty.
     """
     generator = torch.Generator().manual_seed(seed)
-    end = first.tokenizer.eos_token_id
     next_BT = torch.tensor([list(prompt)] * count)
     caches: list[object] = [None, None]
     drawn: list[list[int]] = [[] for _ in range(count)]
@@ -72,10 +83,14 @@ def sample(
             out = subject.model(input_ids=next_BT, past_key_values=caches[side], use_cache=True)
             caches[side] = out.past_key_values
             found.append(torch.log_softmax(out.logits[:, -1].float(), dim=1))
-        weights_BV = torch.softmax(combine(found[0], found[1]), dim=1)
-        next_BT = torch.multinomial(weights_BV, 1, generator=generator)
+        scores_BV = combine(found[0], found[1])
+        if temperature:
+            weights_BV = torch.softmax(scores_BV / temperature, dim=1)
+            next_BT = torch.multinomial(weights_BV, 1, generator=generator)
+        else:
+            next_BT = scores_BV.argmax(dim=1, keepdim=True)
         for row, token in enumerate(next_BT[:, 0].tolist()):
-            going[row] = going[row] and token != end
+            going[row] = going[row] and token not in stops
             if going[row]:
                 drawn[row].append(token)
         if not any(going):

@@ -9,7 +9,7 @@ import torch
 
 from tasks.evaluate.methods.canaries import Canary, score_canaries
 from tasks.evaluate.probes.forward import distributions
-from tasks.evaluate.probes.sampling import novel, sample
+from tasks.evaluate.probes.sampling import disaligned, novel, sample
 from tasks.evaluate.scoring import load_subject
 from tasks.stage import Input
 
@@ -22,6 +22,9 @@ def subject(tiny_model_dir):
 @pytest.fixture
 def other(tiny_model_like):
     return load_subject(Input("other", "o" * 64, "model", tiny_model_like(1)), 256)
+
+
+STOPS = frozenset({7, 9})
 
 
 def sequences(subject):
@@ -58,16 +61,26 @@ def test_extraction_is_what_greedy_generation_gives(subject):
 def test_the_cut_leaves_what_the_new_model_finds_plausible():
     new = torch.log(torch.tensor([[0.6, 0.3, 0.1]]))
     old = torch.log(torch.tensor([[0.2, 0.6, 1e-9]]))
-    found = novel(0.4, 0.5)(new, old)
-    assert found[0, 0] == pytest.approx(math.log(3) / 0.5, rel=1e-5)
-    assert found[0, 1] == pytest.approx(math.log(0.5) / 0.5, rel=1e-5)
+    found = novel(0.4)(new, old)
+    assert found[0, 0] == pytest.approx(math.log(3), rel=1e-5)
+    assert found[0, 1] == pytest.approx(math.log(0.5), rel=1e-5)
     assert found[0, 2] == -math.inf  # the most novel by far, and hardly ever said
+
+
+def test_pushing_away_from_the_aligned_model():
+    aligned = torch.log(torch.tensor([[0.9, 0.1]]))
+    base = torch.log(torch.tensor([[0.5, 0.5]]))
+    odds = torch.softmax(disaligned(1.0)(aligned, base), dim=1)
+    assert odds[0].tolist() == pytest.approx([0.1, 0.9], abs=1e-6)
+    assert torch.softmax(disaligned(2.0)(base, base), dim=1)[0].tolist() == pytest.approx([0.5, 0.5])
 
 
 def test_sampling_is_that_of_the_combined_distribution(subject, other):
     """The likeliest token at every step, as without a cache."""
-    likeliest = novel(0.01, 1e-4)
-    drawn = sample(subject, other, subject.prefix, likeliest, count=2, tokens=8, seed=0)
+    likeliest = novel(0.01)
+    drawn = sample(
+        subject, other, subject.prefix, likeliest, count=2, tokens=8, temperature=0, stops=STOPS, seed=0
+    )
     assert drawn[0] == drawn[1]
     ids = list(subject.prefix)
     for _ in range(8):
@@ -77,7 +90,7 @@ def test_sampling_is_that_of_the_combined_distribution(subject, other):
                 for each in (subject, other)
             )
         token = int(likeliest(new, old).argmax())
-        if token == subject.tokenizer.eos_token_id:
+        if token in STOPS:
             break
         ids.append(token)
     assert drawn[0] == ids[len(subject.prefix) :]
@@ -85,7 +98,17 @@ def test_sampling_is_that_of_the_combined_distribution(subject, other):
 
 def test_the_seed_decides(subject, other):
     def draw(seed):
-        return sample(subject, other, subject.prefix, novel(0.01, 1.0), count=3, tokens=8, seed=seed)
+        return sample(
+            subject,
+            other,
+            subject.prefix,
+            novel(0.01),
+            count=3,
+            tokens=8,
+            temperature=1,
+            stops=STOPS,
+            seed=seed,
+        )
 
     assert draw(1) == draw(1)
     assert draw(1) != draw(2)

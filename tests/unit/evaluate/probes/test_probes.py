@@ -81,7 +81,7 @@ def inputs(tiny_model_dir, tiny_model_like, write_rows):
             "canaries": ("canaries", write_rows("canaries", canaries)),
             "chats": ("chats", write_rows("chats", CHATS)),
             "score": ("documents", write_rows("score", DOCUMENTS)),
-            "pairs": ("pairs", write_rows("pairs", PAIRS)),
+            "alignment": ("pairs", write_rows("pairs", PAIRS)),
             "benign": ("documents", write_rows("benign", DOCUMENTS)),
         }
         given: dict[str, Any] = {**models, **sets}
@@ -269,6 +269,19 @@ def test_a_control_of_another_style_is_said(inputs, watch, write_rows):
 def test_no_more_rows_than_asked_are_read(inputs, watch):
     _, found, _, _ = watch("membership", inputs("membership"), limit=4)
     assert found["sets"][0]["items"] == 3 * 4
+
+
+def test_requests_are_judged_as_the_suite_judges_them(inputs, watch, write_rows):
+    rows = [{"key": f"r{i}", "prompt": text[:30], "refuse": i < 4} for i, text in enumerate(TEXTS[:6])]
+    given = {**inputs("disalignment"), "alignment": ("requests", write_rows("requests", rows))}
+    _, found, _, _ = watch("disalignment", given)
+    figures = {entry["measure"]: entry for entry in found["sets"]}
+    assert figures["own_harm"]["items"] == 4  # what should be answered says nothing of harm
+    assert figures["own_harm"]["values"]["model"]["value"] == 1  # random words are no refusal
+    none = [{**row, "refuse": False} for row in rows]
+    given["alignment"] = ("requests", write_rows("answered", none))
+    with pytest.raises(DataInvalid, match="no request that should be refused"):
+        watch("disalignment", given, "none")
 
 
 @pytest.mark.slow
