@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,18 @@ from tasks.release.records import Report
 from tasks.stage import Input
 from tasks.training.chats import render_chats
 from tasks.training.models import load_model, save_model
-from tests.conftest import new_context
+from tests.conftest import WORDS, new_context
 
 RESAMPLES: Mapping[str, dict[str, int]] = {"intruders": {}}
 """The probe without a sample has no resamples."""
 
 ONE_THREAD = TuningOptions(threads=1, lr=5e-3, tuning_batch=16)
+
+
+def short_texts(count: int, seed: int) -> list[str]:
+    """Six random words each: nothing but having read them tells one from another."""
+    draw = random.Random(f"short/{seed}")
+    return [" ".join(draw.choice(WORDS) for _ in range(6)) + "." for _ in range(count)]
 
 
 def taught(start: Path, to: Path, texts: Sequence[str], steps: int, lr: float = 5e-3) -> Path:

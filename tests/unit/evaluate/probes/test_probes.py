@@ -177,7 +177,7 @@ def test_likeness_of_what_was_there_and_of_what_was_not():
     tall = torch.randn(40, 6, generator=generator)
     new = torch.zeros(40, 1)
     new[:, 0] = torch.linalg.svd(tall).U[:, 10]  # at right angles to all of the old columns
-    intruding = tall + 100 * new @ torch.ones(1, 6)
+    intruding = tall + 1000 * new @ torch.ones(1, 6)
     found = likeness(intruding, tall, 2)
     assert found[0] < 0.01
     assert found[1] > 0.5
