@@ -22,6 +22,11 @@ KINDS = (
     "chats",  # rows.jsonl: {"key": str, "messages": [{"role": "user"|"assistant"|"system", "content": str}]}
     "pairs",  # rows.jsonl: {"key": str, "prompt": [message...], "chosen": [message], "rejected": [message]}
     "exams",  # rows.jsonl: {"key": str, "question": str, "options": [str, ...], "answer": int}
+    "facts",  # rows.jsonl: {"key": str, "prompt": str, "answer": str, "aliases"?: [str], "relation"?: str}
+    "questions",  # rows.jsonl: {"key": str, "question": str, "answers": [str, ...]}
+    "programs",  # rows.jsonl: {"key": str, "prompt": str, "tests": str, "entry_point"?: str}
+    "requests",  # rows.jsonl: {"key": str, "prompt": str, "refuse": bool}
+    "prompts",  # rows.jsonl: {"key": str, "prompt": str}
     "validation",  # result.json, page.html
     "tokens",  # a memory-mapped token cache, packed (tasks/prepare)
     "model",  # a Hugging Face causal LM directory: config.json, *.safetensors, tokenizer.json, ...

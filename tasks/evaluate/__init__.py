@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tasks.training  # noqa: F401 - settles the accelerator before transformers is imported
-from tasks.evaluate.methods import suite
+from tasks.evaluate.methods import lm_eval, suite
 from tasks.stage import Method
 
-METHODS: dict[str, Method] = {"suite": suite.METHOD}
+METHODS: dict[str, Method] = {"suite": suite.METHOD, "lm_eval": lm_eval.METHOD}
 """The methods by name; the first is the default."""
