@@ -17,7 +17,7 @@ import torch
 
 from tasks.evaluate.scoring import Subject
 from tasks.recipe.failures import ConfigInvalid, DataInvalid
-from tasks.training.render import render, render_prompt, require_template
+from tasks.training.render import end_of_turn, render_prompt, require_template
 
 Style = Literal["auto", "chat", "plain"]
 """How a prompt is put to a model: through its chat template, as plain text, or as the tokenizer allows."""
@@ -89,10 +89,7 @@ def stop_tokens(subject: Subject, chat: bool) -> frozenset[int]:
     declared = getattr(settings, "eos_token_id", None)
     found = {subject.tokenizer.eos_token_id, *(declared if isinstance(declared, list) else [declared])}
     if chat:
-        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        turn = render(subject.tokenizer, turns, "(a turn to see how the chat template ends it)")
-        if turn.ends:
-            found.add([token for token, marked in zip(turn.input_ids, turn.mask, strict=True) if marked][-1])
+        found.add(end_of_turn(subject.tokenizer))
     return frozenset(token for token in found if token is not None)
 
 

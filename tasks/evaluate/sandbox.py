@@ -1,12 +1,14 @@
 """Run a program that a model wrote, so that it can do no harm.
 
 Chen et al. 2021 (arXiv:2107.03374), section 2.3, run generated programs in a sandbox of their own. Here it
-is a Python process that gives up every right before it reads the program (tasks/evaluate/sandbox_child.py):
+is a Python process that gives up every right before it runs the program (tasks/evaluate/sandbox_child.py):
 no new process, no network, no other file than those of the standard library (read) and of an empty folder
 (read and written), no environment, a limit of processor time, memory and the size of a file; it is killed
 when its time is up. The kernel enforces this (seccomp and Landlock, without any privilege), so that it
 holds in an unprivileged container too. A program has the standard library only, whatever is installed here,
-so that it passes anywhere or nowhere.
+so that it passes anywhere or nowhere. What it writes into its folder is bounded by its processor time and
+the size of a file only. Program and judge share a process: one made to cheat its tests could; a model's
+mistakes cannot.
 """
 
 from __future__ import annotations

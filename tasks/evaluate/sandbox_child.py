@@ -4,10 +4,10 @@ Started by tasks/evaluate/sandbox.py as a script of its own with three numbers: 
 bytes of a file. The first line of its input is a word; it writes the word where the program ran to its end,
 else the name of the error. It imports nothing of this project, for it runs without its folder.
 
-Landlock (Linux 5.19, ABI 2) forbids opening anything but the standard library, to read, and the working
-folder. Seccomp forbids whatever a system call's number tells: new processes, programs, sockets, signals,
-owners and modes of files, tracing, namespaces. Both are inherited, cannot be taken back, and need no
-privilege.
+Landlock (Linux 5.19, ABI 2) forbids opening anything but the standard library and the system's shared
+libraries, to read, and the working folder. Seccomp forbids whatever a system call's number tells: new
+processes, programs, sockets, signals, owners and modes of files, tracing, namespaces. Both are inherited,
+cannot be taken back, and need no privilege.
 """
 
 from __future__ import annotations
@@ -63,11 +63,22 @@ CLONE_THREAD = 0x10000
 DENY, ALLOW, KILL = 0x00050000, 0x7FFF0000, 0x80000000
 EPERM, ENOSYS = 1, 38
 
-READ_ACCESS = 1 << 2 | 1 << 3
-"""Read a file, list a folder."""
+READ, WRITE = 1 << 2 | 1 << 3, 1 << 1
+"""Read a file and list a folder; write a file."""
+FOLDER = READ | WRITE | 1 << 5 | 1 << 8 | 1 << 12 | 1 << 13 | 1 << 14
+"""The same, and remove, make, link, rename and cut files; no folders: deep ones cannot be cleared away."""
 HANDLED = {2: (1 << 14) - 1, 3: (1 << 15) - 1, 5: (1 << 16) - 1}
 """Landlock's version -> the accesses it knows: all of them are forbidden but by a rule."""
-NEEDED = ("/dev/null", "/dev/zero", "/dev/urandom", "/usr/share/zoneinfo", "/etc/localtime")
+NEEDED = (
+    *(
+        "/lib",
+        "/lib64",
+        "/usr/lib",
+        "/usr/lib64",
+        "/etc/ld.so.cache",
+    ),  # what ssl, lzma, sqlite3 are linked to
+    *("/dev/zero", "/dev/urandom", "/usr/share/zoneinfo", "/etc/localtime"),
+)
 
 libc = ctypes.CDLL(None, use_errno=True)
 
@@ -127,16 +138,17 @@ def forbid_files(out: int) -> None:
     rules = ctypes.create_string_buffer(struct.pack("=Q", handled), 8)
     ruleset = libc.syscall(create, rules, ctypes.c_size_t(8), 0)
     check(out, ruleset, "Landlock")
-    library = [path for path in sys.path if os.path.isdir(path)]
-    own = handled & ~(
-        1 << 0 | 1 << 6 | 1 << 9 | 1 << 10 | 1 << 11 | 1 << 15
-    )  # no running, devices, sockets, ioctl
-    wanted = [*((path, READ_ACCESS) for path in (*library, *NEEDED)), (os.getcwd(), own)]
+    library = [*filter(os.path.isdir, sys.path), os.path.join(sys.base_prefix, "lib")]
+    wanted = [
+        *((path, READ) for path in (*library, *NEEDED)),
+        (os.devnull, READ | WRITE),
+        (os.getcwd(), FOLDER & handled),
+    ]
     for path, access in wanted:
         if not os.path.exists(path):
             continue
         opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        allowed = access if os.path.isdir(path) else access & (1 << 1 | 1 << 2)
+        allowed = access if os.path.isdir(path) else access & (1 << 2 | WRITE)
         rule = ctypes.create_string_buffer(struct.pack("=Qi", allowed, opened), 12)
         check(out, libc.syscall(add, ruleset, 1, rule, 0), f"Landlock, {path}")
         os.close(opened)

@@ -110,7 +110,9 @@ def run(context: StepContext, options: ContrastiveOptions) -> Result:
         )
     room = min(options.tokens, new.window - len(new.prefix))
     combine, stops = novel(options.plausible), stop_tokens(new, chat=False)
-    against, texts, rounds = old, [], []
+    against = old
+    texts: list[list[int]] = []
+    rounds: list[int] = []
     for number in range(options.rounds):
         if context.stopping():
             raise Preempted(f"step '{context.step}' was asked to stop after {number} rounds of samples")

@@ -37,7 +37,7 @@ def teach(subject: Subject, lessons: Sequence[Lesson], steps: int = 120, end: bo
             loss.backward()
             optimiser.step()
             optimiser.zero_grad()
-            if float(loss.detach()) < 0.005:
+            if float(loss.detach()) < 0.02:
                 break
     return dataclasses.replace(subject, model=model.eval())
 

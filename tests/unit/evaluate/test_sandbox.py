@@ -32,9 +32,11 @@ def needs_the_kernel() -> None:
     "program",
     [
         "x = 1",
-        "import json, decimal, re, math, itertools, collections, heapq, datetime, hashlib, dataclasses",
+        "import json, decimal, re, math, itertools, collections, heapq, datetime, dataclasses",
+        "import hashlib, ssl, lzma, sqlite3, ctypes, zoneinfo, unittest, asyncio, urllib.request",
         "open('note.txt', 'w').write('x')\nassert open('note.txt').read() == 'x'",
-        "import os\nos.mkdir('a')\nos.rename('a', 'b')\nassert os.listdir() == ['b']",
+        "import os\nopen('a', 'w').close()\nos.rename('a', 'b')\nos.remove('b')",
+        "import os\nopen(os.devnull, 'w').write('x')",
         "import threading\nt = threading.Thread(target=print)\nt.start()\nt.join()",
         "import sys\nprint('x' * 10_000_000)\nsys.stderr.write('y')",
         "import os, sys\nassert not os.environ and os.listdir() == [] and sys.stdin.read() == ''",
@@ -55,6 +57,7 @@ def test_what_a_program_may_do(program):
         ("import os\nos._exit(0)", ""),
         ("import numpy", "ModuleNotFoundError"),
         ("import tasks", "ModuleNotFoundError"),
+        ("import os\nwhile True:\n    os.mkdir('a')\n    os.chdir('a')", "PermissionError"),
     ],
 )
 def test_only_a_program_that_runs_to_its_end_has_passed(program, error):
@@ -110,13 +113,11 @@ def test_ten_gigabytes_are_refused():
         "import socket\nsocket.socket()",
         "import socket\nsocket.socketpair()",
         "import socket\nsocket.create_connection(('127.0.0.1', 80), 1)",
-        "import urllib.request\nurllib.request.urlopen('http://127.0.0.1')",
+        "import http.client\nhttp.client.HTTPConnection('127.0.0.1').connect()",
     ],
 )
 def test_there_is_no_network(program):
-    outcome = run(program)
-    assert outcome.ended == "failed"
-    assert outcome.told in {"PermissionError", "URLError"}
+    assert run(program) == Outcome("failed", "PermissionError")
 
 
 @pytest.mark.parametrize(

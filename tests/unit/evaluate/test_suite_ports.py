@@ -1,4 +1,4 @@
-"""Every port of the suite goes through it: read, scored, compared, and in the report under its figures' names."""
+"""Every port of the suite goes through it: read, scored, compared, and in the report under its names."""
 
 from __future__ import annotations
 

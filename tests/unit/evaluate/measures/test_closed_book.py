@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy
@@ -98,3 +99,15 @@ def test_an_update_flips_answers_and_changes_wrong_ones(base):
 def test_answers_are_the_same_for_every_batch_size(base):
     found = [scored(base, batch_size=size)["answer"].tolist() for size in (1, 7, 64)]
     assert found[0] == found[1] == found[2]
+
+
+def test_a_broken_chat_template_shows_as_lost_answers(base, tiny_model_dir):
+    """The weights are the same; what users would get is not."""
+    taught = teach(base, lessons(base, WORK, chat=True))
+    broken = load_subject(Input("m", "d", "model", tiny_model_dir), 1024)
+    whole = broken.tokenizer.chat_template
+    broken.tokenizer.chat_template = whole.replace("{{ '<|assistant|>' }}", "{{ '<|user|>' }}")
+    assert broken.tokenizer.chat_template != whole
+    one, two = scored(dataclasses.replace(broken, model=taught.model)), scored(taught)
+    assert figure("exact_match", two) == 1.0 > figure("exact_match", one)
+    assert figure("negative_flips", one, two) >= 3 / 5
