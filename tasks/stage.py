@@ -22,13 +22,19 @@ KINDS = (
     "chats",  # rows.jsonl: {"key": str, "messages": [{"role": "user"|"assistant"|"system", "content": str}]}
     "pairs",  # rows.jsonl: {"key": str, "prompt": [message...], "chosen": [message], "rejected": [message]}
     "exams",  # rows.jsonl: {"key": str, "question": str, "options": [str, ...], "answer": int}
+    "facts",  # rows.jsonl: {"key": str, "prompt": str, "answer": str, "aliases"?: [str], "relation"?: str}
+    "questions",  # rows.jsonl: {"key": str, "question": str, "answers": [str, ...]}
+    "programs",  # rows.jsonl: {"key": str, "prompt": str, "tests": str, "entry_point"?: str}
+    "requests",  # rows.jsonl: {"key": str, "prompt": str, "refuse": bool}
+    "prompts",  # rows.jsonl: {"key": str, "prompt": str}
     "validation",  # result.json, page.html
     "tokens",  # a memory-mapped token cache, packed (tasks/prepare)
     "model",  # a Hugging Face causal LM directory: config.json, *.safetensors, tokenizer.json, ...
     "training_log",  # training.jsonl: {"step", "samples", "tokens", "loss", "lr", ...}, no wall-clock times
     "reference",  # reference log-probabilities of preference pairs (tasks/align)
     "report",  # report.json, report.html, items/*.parquet, restricted/* with text (tasks/evaluate)
-    "probe",  # probe.json, items/*.parquet: figures that a report takes in (tasks/evaluate)
+    "probe",  # probe.json, items/*.parquet: figures that a report takes in (tasks/evaluate/probes)
+    "canaries",  # rows.jsonl: {"key", "planted": bool, "prompt", "secret", "twins": [str]} (tasks/prepare)
 )
 """The kinds of artefact. Datasets are one file `rows.jsonl`, UTF-8, one JSON object a line; every row may
 have a `group`, the slice that it belongs to in an evaluation."""

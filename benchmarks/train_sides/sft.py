@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from benchmarks.train_sides.common import LENGTH, Answer, documents, model, ours, tokenizer, tokens_per_second
-from tasks.sft.rows import ChatSamples
+from tasks.training.chats import ChatSamples
 from tasks.training.objectives.causal_lm import CAUSAL_LM
 from tasks.training.render import Rendered
 

@@ -106,11 +106,13 @@ def _figure_entry(
     outcomes = {role: outcomes_of(figure, columns) for role, columns in measured.columns.items()}
     entry = _entry(measured, figure.name, figure.unit, figure.better, figure.doc)
     entry["values"] = {
-        role: _value(pool.drawn[figure.name, role], outcomes[role], options) if role in outcomes else None
+        role: value_entry(pool.drawn[figure.name, role], outcomes[role], options)
+        if role in outcomes
+        else None
         for role in ROLES
     }
     entry["against"] = {
-        role: _difference(
+        role: difference_entry(
             pool.drawn[figure.name, "model"],
             pool.drawn[figure.name, role],
             (outcomes["model"], outcomes[role]),
@@ -126,7 +128,7 @@ def _figure_entry(
             group: {
                 "items": len(rows),
                 "values": {
-                    role: _value(pool.drawn[figure.name, role, group], None, options)
+                    role: value_entry(pool.drawn[figure.name, role, group], None, options)
                     if role in outcomes
                     else None
                     for role in ROLES
@@ -146,9 +148,11 @@ def _gap_entry(
     }
     words = f"largest difference between groups: {figure.doc}"
     entry = _entry(measured, f"{figure.name}{GAP}", figure.unit, "lower", words)
-    entry["values"] = {role: _value(gaps[role], None, options) if role in gaps else None for role in ROLES}
+    entry["values"] = {
+        role: value_entry(gaps[role], None, options) if role in gaps else None for role in ROLES
+    }
     entry["against"] = {
-        role: _difference(
+        role: difference_entry(
             gaps["model"],
             gaps[role],
             (None, None),
@@ -183,7 +187,7 @@ def _comparison_entry(
         candidate, other = measured.columns["model"], measured.columns[role]
         outcomes = comparison.of.outcomes(candidate, other) if isinstance(comparison.of, Share) else None
         same = candidate is other
-        value = _value(drawn, None if same else outcomes, options)
+        value = value_entry(drawn, None if same else outcomes, options)
         assert value is not None
         against[role] = {
             "difference": drawn.value,
@@ -216,7 +220,7 @@ def outcomes_of(figure: Figure, columns: Columns) -> Array | None:
     return figure.of.outcomes(columns) if isinstance(figure.of, Ratio) else None
 
 
-def _value(drawn: Drawn, outcomes_N: Array | None, options: SuiteOptions) -> dict[str, Any] | None:
+def value_entry(drawn: Drawn, outcomes_N: Array | None, options: SuiteOptions) -> dict[str, Any] | None:
     """A figure with its interval; None where the set gives it no value."""
     if not math.isfinite(drawn.value):
         return None
@@ -233,7 +237,7 @@ def _value(drawn: Drawn, outcomes_N: Array | None, options: SuiteOptions) -> dic
     return {"value": drawn.value, **_interval(drawn.value, found), "error": error, **_quantiles(found)}
 
 
-def _difference(
+def difference_entry(
     model: Drawn,
     other: Drawn,
     outcomes: tuple[Array | None, Array | None],

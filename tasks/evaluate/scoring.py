@@ -152,7 +152,9 @@ def log_probs(
     total = sum(len(row.tokens) for row in rows)
     found: dict[int, Scores] = {}
     done = 0
-    for chosen in batches(rows, batch_size, batch_tokens, subject.model.config.get_text_config().vocab_size):
+    vocabulary = subject.model.config.get_text_config().vocab_size
+    sizes = [len(row.sources) if subject.picks else len(row.tokens) for row in rows]
+    for chosen in batches(rows, sizes, batch_size, batch_tokens, LOGITS_BYTES // (4 * vocabulary)):
         batch = [rows[index] for index in chosen]
         found.update(zip(chosen, _run(subject, batch), strict=True))
         done += sum(len(row.tokens) for row in batch)
@@ -160,18 +162,26 @@ def log_probs(
     return [found[index] for index in range(len(rows))]
 
 
-def batches(rows: Sequence[Row], batch_size: int, batch_tokens: int, vocabulary: int) -> Iterator[list[int]]:
-    """Indices of the rows of each batch, the longest rows first, bounded in rows, tokens and logits."""
+def batches(
+    rows: Sequence[Row], sizes: Sequence[int], batch_size: int, batch_tokens: int, logits: int
+) -> Iterator[list[int]]:
+    """Indices of the rows of each batch, the longest rows first; a batch has one row at least.
+
+    Args:
+        rows: What to run.
+        sizes: Of how many positions of each row the logits are computed.
+        batch_size: Most rows.
+        batch_tokens: Most tokens, padding included.
+        logits: Most positions with logits.
+    """
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index].tokens))
     start = 0
     while start < len(order):
         longest = len(rows[order[start]].tokens)
         most = max(1, min(batch_size, batch_tokens // max(1, longest)))
-        positions, end = len(rows[order[start]].sources), start + 1
-        while end < min(start + most, len(order)):
-            positions += len(rows[order[end]].sources)
-            if 4 * positions * vocabulary > LOGITS_BYTES:
-                break
+        positions, end = sizes[order[start]], start + 1
+        while end < min(start + most, len(order)) and positions + sizes[order[end]] <= logits:
+            positions += sizes[order[end]]
             end += 1
         yield order[start:end]
         start = end

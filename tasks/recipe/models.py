@@ -15,7 +15,9 @@ RESERVED = frozenset({"champion", "data", "or"})
 """Words of the reference language, which no step can be called."""
 
 Name = Annotated[str, StringConstraints(pattern=NAME)]
-DataKind = Literal["documents", "chats", "pairs", "exams"]
+DataKind = Literal[
+    "documents", "chats", "pairs", "exams", "facts", "questions", "programs", "requests", "prompts"
+]
 """The kinds of data sets; the other kinds of artefact are made by steps, models also named by URI."""
 
 Resources = Literal["cpu", "gpu", "large"]

@@ -5,15 +5,32 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from tasks.evaluate.measure import Measure
-from tasks.evaluate.measures import bits_per_byte, few_shot, multiple_choice, wording
+from tasks.evaluate.measures import (
+    bits_per_byte,
+    closed_book,
+    cloze,
+    few_shot,
+    multiple_choice,
+    pass_at_k,
+    refusal,
+    retrieval,
+    toxicity,
+    wording,
+)
 
 PORTS: Mapping[str, tuple[Measure, ...]] = {
     "documents": (bits_per_byte.MEASURE,),
     "exams": (multiple_choice.MEASURE, few_shot.MEASURE, wording.MEASURE),
+    "facts": (cloze.MEASURE,),
+    "questions": (closed_book.MEASURE,),
+    "programs": (pass_at_k.MEASURE,),
+    "requests": (refusal.MEASURE,),
+    "prompts": (toxicity.MEASURE,),
+    "haystacks": (retrieval.MEASURE,),
 }
 """Port of the suite -> the measures of its sets. The first figure of the first measure stands for a set."""
 
-KINDS: Mapping[str, str] = {}
+KINDS: Mapping[str, str] = {"haystacks": "documents"}
 """The kind of artefact that a port takes where it is not called like the port."""
 
 GAP = "_gap"

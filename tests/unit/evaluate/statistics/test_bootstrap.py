@@ -125,7 +125,7 @@ def test_more_confidence_is_wider():
     assert wide[0] < narrow[0] < narrow[1] < wide[1]
 
 
-@pytest.mark.parametrize(("count", "least"), [(200, 0.90), (8, 0.90)])
+@pytest.mark.parametrize(("count", "least"), [(200, 0.91), (8, 0.93)])
 def test_coverage_is_near_what_is_asked_for(count: int, least: float):
     inside = plain = 0
     for seed in range(200):
@@ -135,4 +135,4 @@ def test_coverage_is_near_what_is_asked_for(count: int, least: float):
         bare = numpy.quantile(found.draws_R, ENDS)
         plain += bare[0] <= 1.0 <= bare[1]
     assert least <= inside / 200 <= 0.99
-    assert count > 8 or plain / 200 < least  # plain percentiles are too narrow for a few items
+    assert count > 8 or plain / 200 < least - 0.02  # plain percentiles are too narrow for a few items
