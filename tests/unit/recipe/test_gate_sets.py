@@ -306,3 +306,13 @@ def test_overrides_reach_into_the_sets(small: str, catalogue: Catalogue) -> None
 def test_a_rule_in_words(rule: dict[str, Any], words: str) -> None:
     own = {"gate": "own", "measure": "news.bits_per_byte", "reason": "r", **rule}
     assert said(Gate.model_validate(own)) == words
+
+
+def test_a_probe_is_compared_with_what_it_was_given() -> None:
+    figures = {**EVIDENCE.figures, "tuned_again": ("decay",)}
+    evidence = Evidence(figures, ("baseline", "champion"), {"hidden": ("champion",), "tuned_again": ()})
+    found = gates({"safety": {}, "compatibility": {}}, evidence)
+    assert found["safety-hidden-extracted"].against == "champion"
+    assert not any("tuned_again" in name for name in found), "there is nothing to compare it with"
+    assert not any(name.startswith("compatible-hidden") for name in found)
+    assert "safety-hidden-extracted" not in gates({"safety": {"against": "baseline"}}, evidence)
