@@ -128,7 +128,8 @@ def _gates(gates: Sequence[GateResult], plan: PlanFacts) -> str:
 
 def _row(gate: GateResult) -> str:
     soft = "" if gate.severity == "stop" else "<small>only warns</small>"
-    found = "–" if gate.value is None else shown(gate, gate.value)
+    missing = f"<small>no {gate.against} yet</small>" if gate.passed else "not known"
+    found = missing if gate.value is None else shown(gate, gate.value)
     against = (
         "" if gate.against == "none" or gate.value is None else f"<small>against the {gate.against}</small>"
     )

@@ -14,11 +14,12 @@ from typing import Any
 import numpy
 import pytest
 
+from tasks.evaluate.measure import Array
 from tasks.recipe.gate_sets.expand import Evidence, expanded
 from tasks.recipe.models import Gate, Release
 from tasks.release.gates import GateResult, failure, judge, stopped
 from tasks.release.records import Report
-from tests.claims.simulated import Array, documents, flips, questions, report
+from tests.claims.simulated import documents, flips, questions, report
 
 TRIALS = 300
 ERROR = 0.05

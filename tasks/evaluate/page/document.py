@@ -102,7 +102,12 @@ def _training(
         f"<figure><figcaption>{html.escape(name)}</figcaption>{curve(html.escape(name), points)}</figure>"
         for name, points in logs.items()
     )
-    return section("Training", note, f'<div class="curves">{drawn}</div>{trainings_table(trainings)}')
+    return section("Training", note, f'<div class="curves">{drawn}</div>{_trainings(trainings)}')
+
+
+def _trainings(trainings: Mapping[str, Mapping[str, Any]]) -> str:
+    inner = trainings_table(trainings)
+    return f"<details><summary>What each training did and needed</summary>{inner}</details>" if inner else ""
 
 
 def _manifest(report: Report) -> str:

@@ -62,7 +62,7 @@ svg.interval.better { color: var(--better) } svg.interval.worse { color: var(--w
 svg.mini { width: 150px; color: var(--undecided) } .limit { stroke: var(--ink); stroke-width: 2;
   stroke-dasharray: 3 2; fill: none }
 .passed svg.mini { color: var(--better) } .failed svg.mini { color: var(--worse) }
-svg.scatter { width: 100%; max-width: 460px; height: auto }
+svg.scatter { width: 100%; max-width: 360px; height: auto }
 svg.scatter path.cross { stroke: currentColor; stroke-width: 2; fill: none }
 .ends { display: flex; justify-content: space-between; font-weight: 400; color: var(--soft) }
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: 14px }

@@ -7,7 +7,7 @@ are.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -190,7 +190,7 @@ def said(gate: Gate) -> str:
 
     other = "" if gate.against == "none" else f" the {gate.against}'s"
     change = "" if gate.against == "none" else f" against the {gate.against}"
-    limits = {
+    limits: dict[str, Callable[[float], str]] = {
         "at_most": lambda value: f"at most {size(value)}{change}",
         "at_least": lambda value: f"at least {size(value)}{change}",
         "better_by": lambda value: f"{f'more than {size(value)} ' if value else ''}better than{other}",
