@@ -54,6 +54,7 @@ def evidence_of(recipe: Recipe, links: Links, catalogue: Catalogue) -> Evidence:
     ports = links.inputs[report]
     method = method_of(recipe.steps[report], catalogue)
     found: dict[str, tuple[str, ...]] = {}
+    probed: dict[str, list[str]] = {}
     options = recipe.steps[report].options
     for port, figures in (method.figures if method else {}).items():
         for word in _words(links, report, port):
@@ -63,7 +64,8 @@ def evidence_of(recipe: Recipe, links: Links, catalogue: Catalogue) -> Evidence:
         made = method_of(step, catalogue) if step else None
         if made is not None:
             found[probe] = tuple(made.figures.get("", ()))
-    return Evidence(found, [port for port in MODELS if port in ports])
+            probed[probe] = [port for port in MODELS if port in links.inputs[probe]]
+    return Evidence(found, [port for port in MODELS if port in ports], probed)
 
 
 def _asked(figure: str, options: Mapping[str, Any]) -> bool:
@@ -143,10 +145,10 @@ def _gate_faults(release: Release, links: Links, evidence: Evidence, raw: Any) -
     for gate in release.gates:
         path: Path_ = ("release", "gates", _position(gate, raw))
         faults += _rule_faults(gate, path)
+        word = gate.measure.rpartition(".")[0]
         if gate.measure not in known and not unsure:
             message = f"step '{release.report}' computes no '{gate.measure}'"
-            word = gate.measure.partition(".")[0]
-            same = [name for name in known if name.partition(".")[0] == word]
+            same = [name for name in known if name.rpartition(".")[0] == word]
             near = same or evidence.measures
             remedy = did_you_mean(gate.measure, near, "give the report step documents or exams")
             faults.append(((*path, "measure"), message, remedy))
@@ -154,8 +156,9 @@ def _gate_faults(release: Release, links: Links, evidence: Evidence, raw: Any) -
             message = f"'{gate.measure}' is one known number: there is nothing to compare or to be sure of"
             remedy = "leave against and confidence out; limit it with at_most"
             faults.append((path, message, remedy))
-        elif gate.against != "none" and gate.against not in evidence.against:
-            message = f"step '{release.report}' has no input '{gate.against}' to compare with"
+        elif gate.against != "none" and gate.against not in evidence.models(word):
+            step = word if word in evidence.probed else release.report
+            message = f"step '{step}' has no input '{gate.against}' to compare with"
             remedy = f"add {gate.against}: <model> to its inputs, or write against: none"
             faults.append(((*path, "against"), message, remedy))
         if gate.measure == "run.cost" and not release.prices:

@@ -40,8 +40,12 @@ class GateResult:
         text: The verdict in one line for a person.
         verdict: How it ended.
         against: What the value is a change against, "none" where it is none.
+        change: Value, ends and threshold are of a change; a share of flips is not one.
         percent: Value, ends and threshold are shares of the other's value.
+        strict: The value must be beyond the threshold, not only reach it.
+        sign: 1 where at most the threshold passes, -1 where at least it.
         unit: Of the figure.
+        better: Which way is better for it.
         items: How many items it was judged on; None for figures of the run.
         confidence: The gate's own, one-sided; None without.
         tail: The chance of error that is left to this gate after the correction.
@@ -61,8 +65,12 @@ class GateResult:
     text: str
     verdict: Verdict = "passed"
     against: str = "none"
+    change: bool = False
     percent: bool = False
+    strict: bool = False
+    sign: int = 1
     unit: str = ""
+    better: Literal["lower", "higher"] = "lower"
     items: int | None = None
     confidence: float | None = None
     tail: float | None = None
@@ -207,9 +215,9 @@ def _judge_known(gate: Gate, figure_: Known) -> GateResult:
 
 def _verdict(gate: Gate, measured: MeasuredSet, limit: _Limit, found: _Found, tests: int) -> GateResult:
     def say(value: float) -> str:
-        change = gate.against != "none"
         return told(value, percent=change and gate.change == "relative", change=change, unit=measured.unit)
 
+    change = gate.against != "none" and any(held is not None for held in measured.values.values())
     low, high = found.low, found.high
     tail = least = more = None
     verdict: Verdict
@@ -239,7 +247,7 @@ def _verdict(gate: Gate, measured: MeasuredSet, limit: _Limit, found: _Found, te
             raise ConfigInvalid(f"the report has no finite interval for '{gate.measure}'")
         near, far = (low, high) if limit.sign == 1 else (high, low)
         verdict = "passed" if limit.kept(far) else "failed" if not limit.kept(near) else "undecided"
-        where = f" with {gate.confidence:.4g} confidence"
+        where = f" with {100 * gate.confidence:.4g} % confidence"
         least = detectable(reached, tail)
         if verdict == "undecided":
             more = needed(reached, tail, measured.items, limit.threshold - found.value)
@@ -259,7 +267,9 @@ def _verdict(gate: Gate, measured: MeasuredSet, limit: _Limit, found: _Found, te
         value=found.value,
         low=low,
         high=high,
+        change=change,
         unit=measured.unit,
+        better=measured.better,
         items=measured.items,
         tail=tail,
         detectable=least,
@@ -269,7 +279,7 @@ def _verdict(gate: Gate, measured: MeasuredSet, limit: _Limit, found: _Found, te
 
 def _undecided(items: int, least: float, more: int | None, say: Callable[[float], str]) -> str:
     """Why an undecided gate is, in words."""
-    reach = f": {items} items decide from about {say(least).lstrip('+')} beyond the limit on"
+    reach = f": {items:,} items decide from about {say(least).lstrip('+')} beyond the limit on"
     if more is None or more > MOST_NEEDED * items:
         return f"{reach}, and as near to it as this no sensible number does"
     return f"{reach}, at this distance it takes about {more:,}"
@@ -284,7 +294,9 @@ def _result(
     value: float | None = None,
     low: float | None = None,
     high: float | None = None,
+    change: bool = False,
     unit: str = "",
+    better: Literal["lower", "higher"] = "lower",
     items: int | None = None,
     tail: float | None = None,
     detectable: float | None = None,
@@ -302,8 +314,12 @@ def _result(
         text=text,
         verdict=verdict,
         against=gate.against,
-        percent=gate.against != "none" and gate.change == "relative",
+        change=change,
+        percent=change and gate.change == "relative",
+        strict=limit.strict,
+        sign=limit.sign,
         unit=unit,
+        better=better,
         items=items,
         confidence=gate.confidence,
         tail=tail,
@@ -351,12 +367,14 @@ def _word(verdict: Verdict, gate: Gate) -> str:
 
 
 def _rule(limit: _Limit, say: Callable[[float], str]) -> str:
-    words = (
-        ("less than" if limit.sign == 1 else "more than")
-        if limit.strict
-        else ("at most" if limit.sign == 1 else "at least")
-    )
-    return f"{words} {say(limit.threshold)}"
+    return f"{rule_words(limit.sign, strict=limit.strict)} {say(limit.threshold)}"
+
+
+def rule_words(sign: int, *, strict: bool) -> str:
+    """`at most` and its like, for a limit in words."""
+    if strict:
+        return "less than" if sign == 1 else "more than"
+    return "at most" if sign == 1 else "at least"
 
 
 def figure(value: float, percent: bool) -> str:

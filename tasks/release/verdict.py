@@ -6,27 +6,26 @@ import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from tasks.recipe.failures import PerennialError
 from tasks.recipe.gate_sets.expand import RUN_FIGURES
 from tasks.release.costs import hours
-from tasks.release.gates import GateResult, stopped, told
+from tasks.release.drawings import forgetting, interval
+from tasks.release.gates import MOST_NEEDED, GateResult, rule_words, stopped, told
 from tasks.release.records import PlanFacts, StepRecord, ancestors
 from tasks.release.summary import SIGNS, changes
 
 SCHEMA = 1
-MARKS = ("<!-- verdict -->", "<!-- changes -->", "<!-- run -->")
+MARKS = ("<!-- verdict -->", "<!-- gates -->", "<!-- changes -->", "<!-- run -->")
 """Places in the page of the evaluate stage (tasks/evaluate/page); its style has the classes used below."""
 
-WORDS = {"passed": "passed", "failed": "failed", "undecided": "undecided"}
 OUTCOMES = {
     "registered": ("pass", "✓ The gates allow this release"),
     "no_change": ("same", "= Nothing new to release"),
     "refused": ("stop", "✗ The gates stop this release"),
 }
-WIDTH, HEIGHT, PAD = 150, 22, 6
-"""Of the small drawing of an interval and its limit, in pixels."""
 
 
 def verdicts(outcome: str, plan: PlanFacts, gates: Sequence[GateResult]) -> bytes:
@@ -57,7 +56,12 @@ def with_verdict(
         PerennialError: The page lacks one of the marks.
     """
     text = page.read_text(encoding="utf-8")
-    parts = (_verdict(outcome, headline, gates, plan), _changes(records), _run(plan, records))
+    parts = (
+        _verdict(outcome, headline, gates),
+        _gates(gates, plan) + _open(gates) + forgetting(gates),
+        _changes(records),
+        _run(plan, records),
+    )
     for mark, part in zip(MARKS, parts, strict=True):
         if mark not in text:
             raise PerennialError(f"{page}: no '{mark}' to write at; the evaluate stage must put it there")
@@ -65,22 +69,43 @@ def with_verdict(
     return text.encode()
 
 
-def _verdict(outcome: str, headline: str, gates: Sequence[GateResult], plan: PlanFacts) -> str:
+def _verdict(outcome: str, headline: str, gates: Sequence[GateResult]) -> str:
+    """In a line, and the gates that stop it."""
     kind, words = OUTCOMES[outcome]
-    counted = [(word, sum(gate.verdict == word for gate in gates)) for word in WORDS]
-    counts = ", ".join(f"{count} {WORDS[word]}" for word, count in counted if count)
-    why = "".join(f"<li>{html.escape(gate.text)}</li>" for gate in stopped(gates))
-    banner = (
+    counted = [(word, sum(gate.verdict == word for gate in gates)) for word in SIGNS]
+    counts = ", ".join(f"{count} {word}" for word, count in counted if count)
+    why = "".join(f"<li>{_short(gate)}</li>" for gate in stopped(gates))
+    return (
         f'<div class="banner {kind}"><p class="big">{words}</p><p>{html.escape(headline)}. '
         f"{f'Gates: {counts}.' if gates else 'The recipe has no gates.'}</p>"
         f"{f'<ul>{why}</ul>' if why else ''}</div>"
     )
-    return banner + _gates(gates, plan) + _open(gates)
+
+
+def _short(gate: GateResult) -> str:
+    """A gate that stops the release, in half a line."""
+    found = "not known"
+    if gate.value is not None:
+        between = ""
+        if gate.low is not None and gate.high is not None:
+            between = f" ({shown(gate, gate.low).removesuffix(' points')} to {shown(gate, gate.high)})"
+        against = "" if gate.against == "none" else f" against the {gate.against}"
+        found = f"{shown(gate, gate.value)}{between}{against}"
+    return (
+        f"<b>{SIGNS[gate.verdict]} {html.escape(gate.gate)}</b> {gate.verdict}: "
+        f"{html.escape(gate.measure)} is {found}, allowed {_allowed(gate)}"
+    )
+
+
+def _allowed(gate: GateResult) -> str:
+    return f"{rule_words(gate.sign, strict=gate.strict)} {shown(gate, gate.threshold)}"
 
 
 def _gates(gates: Sequence[GateResult], plan: PlanFacts) -> str:
+    """Every gate, those that stop the release first, then those that warn."""
     if not gates:
-        return ""
+        return "<p>The recipe has no gates.</p>"
+    ordered = sorted(gates, key=lambda gate: (gate.passed, gate.severity != "stop"))
     tested = sum(gate.confidence is not None for gate in gates)
     corrected = plan.release.correction == "bonferroni" and tested > 1
     note = ""
@@ -94,15 +119,15 @@ def _gates(gates: Sequence[GateResult], plan: PlanFacts) -> str:
         f'<th scope="col">{each}</th>'
         for each in ("Verdict", "Gate", "Found", "Interval and limit", "Allowed", "Items")
     )
-    rows = "".join(_row(gate) for gate in gates)
+    rows = "".join(_row(gate) for gate in ordered)
     return (
-        f'<h3>Gates</h3>{note}<div class="scroll"><table class="gates"><thead><tr>{head}</tr></thead>'
+        f'{note}<div class="scroll"><table class="gates"><thead><tr>{head}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
 
 
 def _row(gate: GateResult) -> str:
-    soft = "" if gate.passed or gate.severity == "stop" else "<small>only warns</small>"
+    soft = "" if gate.severity == "stop" else "<small>only warns</small>"
     found = "–" if gate.value is None else shown(gate, gate.value)
     against = (
         "" if gate.against == "none" or gate.value is None else f"<small>against the {gate.against}</small>"
@@ -112,17 +137,18 @@ def _row(gate: GateResult) -> str:
         if gate.low is None or gate.high is None
         else f"<small>{shown(gate, gate.low)} to {shown(gate, gate.high)}</small>"
     )
-    sure = "" if gate.confidence is None else f"<small>{gate.confidence:.4g} confidence</small>"
+    sure = "" if gate.confidence is None else f"<small>{100 * gate.confidence:.4g} % confidence</small>"
     items = "" if gate.items is None else f"{gate.items:,}"
     if gate.needed is not None:
         items += f"<small>about {gate.needed:,} needed</small>"
     return (
-        f'<tr class="{gate.verdict}{"" if gate.severity == "stop" else " soft"}">'
-        f'<td><b class="sign">{SIGNS[gate.verdict]} {WORDS[gate.verdict]}</b>{soft}</td>'
+        f'<tr class="{gate.verdict}">'
+        f'<td><b class="sign">{SIGNS[gate.verdict]} {gate.verdict}</b>{soft}</td>'
         f'<th scope="row"><b>{html.escape(gate.gate)}</b><small>{html.escape(gate.measure)}</small>'
         f'<small class="why">{html.escape(gate.reason)}</small></th>'
-        f"<td>{found}{against}{between}</td><td>{_drawing(gate)}</td>"
-        f"<td>{shown(gate, gate.threshold)}{sure}</td><td>{items}</td></tr>"
+        f'<td data-label="Found">{found}{against}{between}</td>'
+        f"<td>{interval(gate, partial(shown, gate))}</td>"
+        f'<td data-label="Allowed">{_allowed(gate)}{sure}</td><td data-label="Items">{items}</td></tr>'
     )
 
 
@@ -130,32 +156,8 @@ def shown(gate: GateResult, value: float) -> str:
     """A gate's figure with its unit, and a real minus."""
     if gate.measure in RUN_FIGURES:
         return f"{value:.4g}"
-    text = told(value, percent=gate.percent, change=gate.against != "none", unit=html.escape(gate.unit))
+    text = told(value, percent=gate.percent, change=gate.change, unit=html.escape(gate.unit))
     return text.replace("-", "\u2212").replace("%", " %").replace("  ", " ")
-
-
-def _drawing(gate: GateResult) -> str:
-    """The interval beside the limit, zero as a thin line."""
-    if gate.value is None or gate.low is None or gate.high is None:
-        return ""
-    places = [gate.low, gate.high, gate.value, gate.threshold, *([0.0] if gate.against != "none" else [])]
-    low, high = min(places), max(places)
-    scale = (WIDTH - 2 * PAD) / ((high - low) or 1.0)
-
-    def at(value: float) -> str:
-        return f"{PAD + (value - low) * scale:.1f}"
-
-    middle = HEIGHT // 2
-    zero = f'<path class="zero" d="M{at(0)} 2V{HEIGHT - 2}"/>' if gate.against != "none" else ""
-    label = html.escape(
-        f"{shown(gate, gate.low)} to {shown(gate, gate.high)}, limit {shown(gate, gate.threshold)}"
-    )
-    return (
-        f'<svg class="mini" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">{zero}'
-        f'<path class="limit" d="M{at(gate.threshold)} 1V{HEIGHT - 1}"/>'
-        f'<path class="span" d="M{at(gate.low)} {middle}H{at(gate.high)}"/>'
-        f'<circle class="dot" cx="{at(gate.value)}" cy="{middle}" r="4"/></svg>'
-    )
 
 
 def _open(gates: Sequence[GateResult]) -> str:
@@ -163,8 +165,20 @@ def _open(gates: Sequence[GateResult]) -> str:
     undecided = [gate for gate in gates if gate.verdict == "undecided"]
     if not undecided:
         return ""
-    lines = "".join(f"<li>{html.escape(gate.text)}</li>" for gate in undecided)
+    lines = "".join(f"<li><b>{html.escape(gate.gate)}</b>: {_missing(gate)}</li>" for gate in undecided)
     return f"<h3>What could not be decided</h3><ul>{lines}</ul>"
+
+
+def _missing(gate: GateResult) -> str:
+    if gate.detectable is None or gate.items is None:
+        return html.escape(gate.text.split(": ", 2)[-1])
+    reach = shown(gate, gate.detectable).lstrip("+")
+    more = (
+        f"as near to it as this it would take about {gate.needed:,}"
+        if gate.needed is not None and gate.needed <= MOST_NEEDED * gate.items
+        else "as near to it as this no sensible number would"
+    )
+    return f"{gate.items:,} items decide from about {reach} beyond the limit on; {more}"
 
 
 def _changes(records: Mapping[str, StepRecord]) -> str:
@@ -206,11 +220,29 @@ def _run(plan: PlanFacts, records: Mapping[str, StepRecord]) -> str:
     total = sum(record.device_seconds for record in records.values())
     spent = sum(hours(record) * prices.get(machines.get(name, ""), 0.0) for name, record in records.items())
     last = f"<td>{spent:.4g}</td>" if prices else ""
-    return (
+    return _mixtures(records) + (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody><tfoot><tr>'
         f'<th scope="row">All steps</th><td></td><td></td><td></td><td>{_time(total)}</td>{last}</tr></tfoot>'
         f"</table></div>"
     )
+
+
+def _mixtures(records: Mapping[str, StepRecord]) -> str:
+    """What the trainings were fed: the share of replayed text in each set of packed tokens."""
+    bars = []
+    for name, record in records.items():
+        for output in record.outputs.values():
+            share = output.meta.get("replay_share")
+            if output.kind != "tokens" or not isinstance(share, int | float):
+                continue
+            tokens = f", {output.meta['tokens']:,} tokens" if "tokens" in output.meta else ""
+            told = f"{1 - share:.0%} documents, {share:.0%} replay{tokens}"
+            bars.append(
+                f'<dt>{html.escape(name)}</dt><dd><div class="bar" role="img" aria-label="{told}">'
+                f'<span style="width:{100 * (1 - share):.1f}%"></span>'
+                f'<span style="width:{100 * share:.1f}%"></span></div>{told}</dd>'
+            )
+    return f"<h3>Mixtures</h3><dl>{''.join(bars)}</dl>" if bars else ""
 
 
 def _time(seconds: float) -> str:

@@ -20,7 +20,7 @@ from tasks.evaluate.manifest import Task, digest, of_report, of_task
 from tasks.evaluate.measure import Columns
 from tasks.evaluate.measures import KINDS, PORTS, figure_names
 from tasks.evaluate.options import SuiteOptions
-from tasks.evaluate.page import page
+from tasks.evaluate.page import write_pages
 from tasks.evaluate.probed import copy_items, read_probe
 from tasks.evaluate.report import ROLES, SCHEMA, Measured, entries, model_entries, write_json
 from tasks.evaluate.rows import read_lines
@@ -79,12 +79,12 @@ def run(context: StepContext, options: SuiteOptions) -> Result:
     _refuse_twice(context.step, report["sets"])
     out = context.output("report")
     write_json(out / "report.json", report)
-    (out / "report.html").write_text(page(report, logs), encoding="utf-8")
     for together in _by_set(measured):
         write_items(out / "items", together)
         write_changed(out / "restricted", together)
     for step, probe in probes.items():
         copy_items(probe, step, out)
+    write_pages(out, report, logs)
     context.progress(1.0)
     return Result(_figure(report), _metrics(report), {"report": {"manifest": report["manifest_digest"]}})
 

@@ -71,6 +71,9 @@ def _name_faults(rules: Any, path: Path_, release: Release, evidence: Evidence) 
     for place, name in judged:
         if name in seen:
             yield place, f"'{name}' is there twice", "a set is new, old or about safety"
+        elif name in known and evidence.chosen(name, rules.against) is None:
+            message = f"'{name}' is compared with no {rules.against or 'other model'}"
+            yield place, message, f"add {rules.against or 'baseline'}: <model> to the inputs of step '{name}'"
         seen.add(name)
     for name in margins:
         place = (*path, "margins", name)

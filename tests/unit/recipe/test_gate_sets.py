@@ -7,7 +7,7 @@ import yaml
 
 from tasks.recipe.catalogue import Catalogue
 from tasks.recipe.check import check
-from tasks.recipe.gate_sets.expand import Evidence, expanded, plain, set_gates
+from tasks.recipe.gate_sets.expand import Evidence, expanded, plain, said, set_gates
 from tasks.recipe.models import Gate, Release
 from tasks.recipe.plan import Pinned, Plan, resolve
 from tasks.recipe.release_rules import with_gates
@@ -281,3 +281,38 @@ def test_overrides_reach_into_the_sets(small: str, catalogue: Catalogue) -> None
     }
     for bad in ("release.gate_sets.update.new.x=1", "release.gate_sets.update.nev=[news]"):
         assert check(text, catalogue, [bad]).recipe is None
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        ({"at_most": 3}, "news.bits_per_byte at most 3"),
+        (
+            {"at_least": -0.1, "against": "champion", "change": "relative"},
+            "news.bits_per_byte at least -10% against the champion",
+        ),
+        (
+            {"better_by": 0.1, "against": "baseline", "change": "relative", "confidence": 0.95},
+            "news.bits_per_byte more than 10% better than the baseline's, 95% sure",
+        ),
+        ({"better_by": 0, "against": "baseline"}, "news.bits_per_byte better than the baseline's"),
+        (
+            {"worse_by": 0.02, "against": "baseline"},
+            "news.bits_per_byte at most 0.02 worse than the baseline's",
+        ),
+        ({"worse_by": 0, "against": "baseline"}, "news.bits_per_byte not worse than the baseline's"),
+    ],
+)
+def test_a_rule_in_words(rule: dict[str, Any], words: str) -> None:
+    own = {"gate": "own", "measure": "news.bits_per_byte", "reason": "r", **rule}
+    assert said(Gate.model_validate(own)) == words
+
+
+def test_a_probe_is_compared_with_what_it_was_given() -> None:
+    figures = {**EVIDENCE.figures, "tuned_again": ("decay",)}
+    evidence = Evidence(figures, ("baseline", "champion"), {"hidden": ("champion",), "tuned_again": ()})
+    found = gates({"safety": {}, "compatibility": {}}, evidence)
+    assert found["safety-hidden-extracted"].against == "champion"
+    assert not any("tuned_again" in name for name in found), "there is nothing to compare it with"
+    assert not any(name.startswith("compatible-hidden") for name in found)
+    assert "safety-hidden-extracted" not in gates({"safety": {"against": "baseline"}}, evidence)

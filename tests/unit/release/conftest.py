@@ -170,7 +170,7 @@ def make_run(store: Store, tmp_path: Path) -> Callable[..., Run]:
         log = artefact("training_log", {"training.jsonl": "{}"})
         page = {
             "report.json": json.dumps(report_of(**figures)),
-            "report.html": "<html><!-- verdict --><!-- changes --><!-- run --></html>",
+            "report.html": "<html><!-- verdict --><!-- gates --><!-- changes --><!-- run --></html>",
         }
         report = artefact("report", page)
         model = {"kind": "model", "meta": dict(meta)}

@@ -180,7 +180,7 @@ def test_undecided_stops_and_says_what_it_would_take() -> None:
         "UNDECIDED, so it stops",
         "100 items decide from about 5.0 points",
         "about 619",
-        "0.95 confidence",
+        "95 % confidence",
     ):
         assert part in result.text, result.text
     (soft,) = judge([exam(severity="warn", better_by=0.0)], Report.model_validate(sure(0.02, 0.02)))

@@ -213,7 +213,7 @@ def test_what_is_not_there_is_told(make_run: MakeRun) -> None:
 
 
 def test_a_page_without_the_mark_is_a_bug(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.release.summary.CHANGES_MARK", "<!-- another mark -->")
+    monkeypatch.setattr("tasks.release.verdict.MARKS", ("<!-- another mark -->", "", "", ""))
     with pytest.raises(PerennialError, match="another mark"):
         make_run().register()
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ def result(gate: str, verdict: str, **more: Any) -> GateResult:
         "text": f"{gate}: {verdict} <b>",
         "verdict": verdict,
         "against": "baseline",
+        "change": True,
+        "sign": -1,
         "items": 120,
         "confidence": 0.95,
         "reason": "It matters.",
@@ -65,7 +68,17 @@ def result(gate: str, verdict: str, **more: Any) -> GateResult:
 
 
 GATES = [
-    result("learned", "passed", percent=True, value=-0.2, low=-0.3, high=-0.1, threshold=-0.05),
+    result(
+        "learned",
+        "passed",
+        percent=True,
+        strict=True,
+        sign=1,
+        value=-0.2,
+        low=-0.3,
+        high=-0.1,
+        threshold=-0.05,
+    ),
     result("kept", "failed", value=-0.05, low=-0.08, high=-0.03, threshold=-0.02),
     result("shots", "undecided", needed=617, detectable=0.05),
     result("soft", "undecided", severity="warn"),
@@ -114,22 +127,49 @@ def words(data: bytes) -> str:
 def test_the_verdict_comes_first_and_is_told_without_colour(page: Path) -> None:
     text = words(with_verdict(page, "refused", "pydocs: refused", GATES, PLAN, RECORDS))
     assert text.startswith(
-        "✗ The gates stop this release pydocs: refused. Gates: 2 passed, 1 failed, 2 undecided."
-    )
-    assert "kept: failed <b>" in text, "what stops it stands in the banner"
+        "✗ The gates stop this release pydocs: refused. Gates: 2 passed, 1 failed, 2 undecided. "
+        "✗ kept failed: exams.accuracy is −5.0 points (−8.0 to −3.0 points) against the baseline, "
+        "allowed at least −2.0 points ? shots undecided:"
+    ), "what stops it stands in the banner"
+    banner, _, table = text.partition("A gate with a confidence")
+    assert "learned" not in banner
+    assert "soft" not in banner
     for part in (
         "✓ passed learned",
         "✗ failed kept",
         "? undecided shots",
         "only warns",
         "−20.0 % against the baseline −30.0 % to −10.0 %",
-        "−5.0 points against the baseline −8.0 points to −3.0 points",
+        "less than −5.0 % 95 % confidence",
         "about 617 needed",
         "for all 5 of them together",
-        "What could not be decided",
     ):
-        assert part in text, part
-    assert "soft: undecided <b>" in text.partition("What could not be decided")[2]
+        assert part in table, part
+    assert table.index("kept") < table.index("soft") < table.index("learned"), "what stops comes first"
+    missing = text.partition("What could not be decided")[2]
+    assert (
+        "shots : 120 items decide from about 5.0 points beyond the limit on; as near to it as this" in missing
+    )
+    assert "soft : undecided <b>" in missing
+
+
+def test_a_share_of_flips_is_no_change(page: Path) -> None:
+    flips = result("flips", "failed", change=False, sign=1, value=0.1, low=0.06, high=0.14, threshold=0.05)
+    text = words(with_verdict(page, "refused", "h", [flips], PLAN, RECORDS))
+    assert "is 10.0 % (6.0 % to 14.0 %) against the baseline, allowed at most 5.0 %" in text
+
+
+def test_forgetting_is_drawn_against_gain(page: Path) -> None:
+    new = result("update-new-news", "passed", measure="news.bits_per_byte", percent=True)
+    new = replace(new, value=-0.2, low=-0.3, high=-0.1, better="lower")
+    old = result("update-old-general", "failed", measure="general.bits_per_byte", percent=True)
+    old = replace(old, value=0.05, low=0.02, high=0.08, better="lower")
+    other = result("update-old-exams", "passed", better="higher")
+    text = words(with_verdict(page, "refused", "h", [new, old, other], PLAN, RECORDS))
+    assert "Forgetting against gain" in text
+    assert "news +20.0 [+10.0, +30.0], general -5.0 [-8.0, -2.0]" in text, "better is positive"
+    assert "exams +3.0" not in text, "points do not belong beside percent"
+    assert "Forgetting" not in words(with_verdict(page, "refused", "h", [old], PLAN, RECORDS))
 
 
 def test_a_passed_release_names_nothing_that_stops_it(page: Path) -> None:
@@ -165,5 +205,5 @@ def test_the_same_as_json() -> None:
 def test_a_page_without_the_marks_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "report.html"
     path.write_text("<main><!-- verdict --></main>")
-    with pytest.raises(PerennialError, match="<!-- changes -->"):
+    with pytest.raises(PerennialError, match="<!-- gates -->"):
         with_verdict(path, "refused", "h", [], PLAN, RECORDS)
