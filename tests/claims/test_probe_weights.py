@@ -7,7 +7,10 @@ full fine-tuning to the same loss does not.
 
 from __future__ import annotations
 
+import random
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -90,35 +93,59 @@ def test_brittle_weights_are_found_and_sound_ones_pass(knowing, write_rows, tmp_
     assert levels == sorted(levels)
 
 
-@pytest.mark.slow
-def test_latent_gains_are_seen_after_the_same_tuning(knowing, write_rows, tmp_path):
-    """Sun and Dredze 2024: a checkpoint may score alike before fine-tuning and better after.
+TOPICS = ["list", "key", "value", "name", "number", "string", "function", "object"]
+FACTS = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
+NOISE = ["the", "a", "every", "which", "another", "is", "of", "if"]
 
-    One model has read the facts as text, the other has not; neither can answer questions before it was shown
-    what a question is.
+
+def question(draw: random.Random, topic: int) -> str:
+    words = [draw.choice(NOISE) for _ in range(draw.randint(1, 4))]
+    words.insert(draw.randrange(len(words) + 1), TOPICS[topic])
+    return " ".join(words)
+
+
+def asked(count: int, seed: int, topics: Sequence[int]) -> list[dict[str, Any]]:
+    draw = random.Random(seed)
+    chosen = [draw.choice(topics) for _ in range(count)]
+    return [chat(question(draw, topic), FACTS[topic], f"{seed}-{at}") for at, topic in enumerate(chosen)]
+
+
+def read(count: int, seed: int, true: bool) -> list[str]:
+    draw = random.Random(seed)
+    found = []
+    for _ in range(count):
+        topic = draw.randrange(8)
+        found.append(f"{question(draw, topic)}: {FACTS[topic] if true else draw.choice(FACTS)}.")
+    return found
+
+
+@pytest.mark.slow
+def test_what_was_read_is_found_after_the_same_tuning(tmp_path, write_rows):
+    """Sun and Dredze 2024: a checkpoint is judged after a fixed fine-tuning.
+
+    One model read the facts as text, the other the same text with the facts shuffled. Both are shown on half
+    of the topics what a question is, and are asked about the other half.
     """
-    topics = ["list", "key", "value", "name", "number", "string", "function", "object"]
-    facts = ["one", "two", "three", "four", "five", "six", "seven", "eight"]
-    sentences = [f"{topic} {fact}" for topic, fact in zip(topics, facts, strict=True)]
-    read = taught(knowing, tmp_path / "read", sentences, 60)
-    other = taught(knowing, tmp_path / "other", [s.split()[0] for s in sentences], 60)
-    chats = [chat(topic, fact) for topic, fact in zip(topics[:4], facts[:4], strict=True)] * 4
-    exams = [{"key": t, "question": t, "options": facts, "answer": i} for i, t in enumerate(topics)]
-    found, _ = probe(
+    start = write_tiny_model(tmp_path / "start", hidden=48)
+    knows = taught(start, tmp_path / "knows", read(300, 1, True), 200)
+    shuffled = taught(start, tmp_path / "shuffled", read(300, 1, False), 200)
+    found, whole = probe(
         "tunability",
         tmp_path / "probe",
         {
-            "model": ("model", read),
-            "champion": ("model", other),
-            "chats": ("chats", write_rows("chats", chats)),
-            "score": ("exams", write_rows("exams", exams)),
+            "model": ("model", knows),
+            "champion": ("model", shuffled),
+            "chats": ("chats", write_rows("chats", asked(64, 2, range(4)))),
+            "score": ("chats", write_rows("score", asked(40, 3, range(4, 8)))),
         },
         threads=1,
         steps=10,
+        lr=2e-3,
+        noise=[0.01],
     )
-    after = found["after_sft"]
-    assert after["better"] == "higher"
-    assert value(after) > value(after, "champion")
+    assert found["after_sft"]["against"]["champion"]["high"] < 0
+    rule = {"against": "champion", "worse_by": 0.05, "confidence": 0.95}
+    assert verdict(whole, "tunability.after_sft", **rule) == "passed"
 
 
 @pytest.mark.slow

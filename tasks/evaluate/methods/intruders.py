@@ -106,7 +106,8 @@ def likeness(new_MN: torch.Tensor, old_MN: torch.Tensor, top: int) -> Array:
 
 def most(columns: Columns, weights_RN: Array) -> Array:
     """The most intruders in one matrix."""
-    return numpy.where(weights_RN > 0, columns["intruders"], -numpy.inf).max(axis=1)
+    most_R: Array = numpy.where(weights_RN > 0, columns["intruders"], -numpy.inf).max(axis=1)
+    return most_R
 
 
 def count(columns: Columns, weights_RN: Array) -> Array:

@@ -28,7 +28,7 @@ from tasks.evaluate.measure import Array, Columns, Figure, ratio
 from tasks.evaluate.probes.models import Progress, memory, models_of, part, per_model
 from tasks.evaluate.probes.options import TuningOptions
 from tasks.evaluate.probes.report import Found, write_probe
-from tasks.evaluate.probes.scores import ScoredSet, read_scored, score, sizes
+from tasks.evaluate.probes.scores import ScoredSet, read_scored, score
 from tasks.evaluate.probes.tuning import chat_rows, tune
 from tasks.evaluate.scoring import Subject
 from tasks.stage import Estimate, Method, Port, Result, StepContext, one
@@ -135,7 +135,6 @@ def run(context: StepContext, options: TunabilityOptions) -> Result:
     """
     models = models_of(context)
     chats, scored = one(context, "chats"), read_scored(one(context, "score"), options.limit)
-    bytes_N = sizes(scored)
     start = {item.digest: item.path for item in models.values()}
     passes = 2 + len(options.noise) * options.draws
 
@@ -158,7 +157,7 @@ def run(context: StepContext, options: TunabilityOptions) -> Result:
         tuned = tune(context, start[subject.digest], rows, options.steps, options)
         after = dataclasses.replace(subject, model=tuned)
         columns["after_sft"] = score(after, scored, options.batch_size, part(progress, done, passes))
-        return {**columns, "size": bytes_N}
+        return {**columns, "size": scored.sizes_N}
 
     columns = per_model(context, models, options.max_length, work)
     found = Found("tunability", scored.keys, columns, figures(scored, options))
@@ -178,7 +177,7 @@ METHOD = Method(
         "baseline": Port(("model",), "what it should be no harder to tune than", optional=True),
         "champion": Port(("model",), "what is in production", optional=True),
         "chats": Port(("chats",), "the conversations of the short fine-tuning"),
-        "score": Port(("documents", "exams"), "what is scored before and after"),
+        "score": Port(("documents", "exams", "chats"), "what is scored before and after"),
     },
     outputs={"probe": "probe"},
     figures={"": ("after_sft", "sensitivity", "before_sft")},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy
 import pytest
 
+from tasks.evaluate.measure import Array
 from tasks.evaluate.probes.auc import auc, share_above
 
 SEEN = numpy.array([3.0, 2.0, 2.0, 5.0])
@@ -12,7 +13,7 @@ UNSEEN = numpy.array([1.0, 2.0, 4.0])
 ONE = numpy.ones
 
 
-def repeated(scores, weights):
+def repeated(scores: Array, weights: Array) -> Array:
     return numpy.repeat(scores, weights.astype(int))
 
 

@@ -10,7 +10,7 @@ import torch
 from tasks.evaluate.methods.canaries import Canary, score_canaries
 from tasks.evaluate.probes.forward import distributions
 from tasks.evaluate.probes.sampling import disaligned, novel, sample
-from tasks.evaluate.scoring import load_subject
+from tasks.evaluate.scoring import Subject, load_subject
 from tasks.stage import Input
 
 
@@ -27,7 +27,7 @@ def other(tiny_model_like):
 STOPS = frozenset({7, 9})
 
 
-def sequences(subject):
+def sequences(subject: Subject) -> list[list[int]]:
     return [
         subject.encode(text) for text in ("the value", "a list of names and keys", "it", "every key is a")
     ]
@@ -97,7 +97,7 @@ def test_sampling_is_that_of_the_combined_distribution(subject, other):
 
 
 def test_the_seed_decides(subject, other):
-    def draw(seed):
+    def draw(seed: int) -> list[list[int]]:
         return sample(
             subject,
             other,

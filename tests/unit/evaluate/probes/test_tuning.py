@@ -37,7 +37,7 @@ def subject(tiny_model_dir):
     return load_subject(Input("model", "m" * 64, "model", tiny_model_dir), 256)
 
 
-def weights(model):
+def weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
