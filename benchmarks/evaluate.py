@@ -60,7 +60,7 @@ class Comparison:
 def scores_apart(ours: Answer, peer: Answer) -> float:
     """Of the log-likelihoods of all options, in nats."""
     return max(
-        abs(a - b)
+        abs(float(a - b))
         for one, other in zip(ours["scores"], peer["scores"], strict=True)
         for a, b in zip(one, other, strict=True)
     )

@@ -70,7 +70,7 @@ def _changed(measured: Measured) -> list[dict[str, Any]]:
             now_N, was_N = outcomes_of(figure, candidate), outcomes_of(figure, measured.columns[role])
             if now_N is None or was_N is None:
                 continue
-            for place in numpy.flatnonzero(now_N != was_N):
+            for place in numpy.flatnonzero(now_N != was_N).tolist():
                 if numpy.isfinite(now_N[place] + was_N[place]):
                     row = measured.task.rows[place]
                     found.append(

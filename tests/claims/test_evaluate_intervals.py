@@ -18,7 +18,11 @@ def difficulties(seed: int) -> tuple[Array, numpy.random.Generator]:
 
 def drawn(name: str, *models: Array) -> list[Drawn]:
     of = ratio("cost")
-    jobs = [Job(lambda weights_RN, model=model: of({"cost": model}, weights_RN)) for model in models]
+
+    def job(model: Array) -> Job:
+        return Job(lambda weights_RN: of({"cost": model}, weights_RN))
+
+    jobs = [job(model) for model in models]
     return resample(jobs, len(models[0]), name=name, seed=0, resamples=400)
 
 

@@ -81,7 +81,8 @@ def calibration_error(columns: Columns, weights_RN: Array) -> Array:
 def differently_wrong(columns: Columns, other: Columns) -> Array:
     """Whether both models are wrong and not in the same way."""
     both_N = (columns["right"] == 0) & (other["right"] == 0)
-    return (both_N & (columns["choice"] != other["choice"])).astype(numpy.float64)
+    found_N: Array = (both_N & (columns["choice"] != other["choice"])).astype(numpy.float64)
+    return found_N
 
 
 def shown(row: Exam) -> Mapping[str, str]:

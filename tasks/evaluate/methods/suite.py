@@ -66,7 +66,7 @@ def run(context: StepContext, options: SuiteOptions) -> Result:
     ]
     manifest = of_report(tasks, options, context.seed)
     sets = [entry for each in measured for entry in entries(each, options, context.seed)]
-    report = {
+    report: dict[str, Any] = {
         "schema": SCHEMA,
         "models": model_entries(models),
         "sets": sets + [entry for step, probe in probes.items() for entry in probe.entries(step)],

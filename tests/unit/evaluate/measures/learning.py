@@ -1,4 +1,4 @@
-"""Tiny models that learn texts by heart, for measures that must tell them apart."""
+"""Tiny models that learn what to answer, for measures that must tell them apart."""
 
 from __future__ import annotations
 
@@ -10,21 +10,29 @@ import torch
 
 from tasks.evaluate.scoring import Subject
 
+Lesson = tuple[str, str]
+"""A text, and what comes next behind a space."""
 
-def learn(subject: Subject, texts: Sequence[str], steps: int, batch: int = 16, lr: float = 5e-3) -> Subject:
-    """A copy of a model that has read the texts, each behind the prefix, `steps` batches in a fixed order."""
+
+def learn(subject: Subject, lessons: Sequence[Lesson], steps: int, batch: int = 32) -> Subject:
+    """A copy of a model that has seen `steps` batches of the lessons, in an order of its own."""
     model = copy.deepcopy(subject.model).train()
-    rows = [[*subject.prefix, *ids] for ids in subject.encode_all(texts)]
+    starts = [len(subject.prefix) + len(ids) for ids in subject.encode_all([text for text, _ in lessons])]
+    rows = [
+        [*subject.prefix, *ids] for ids in subject.encode_all([f"{text} {said}" for text, said in lessons])
+    ]
     draw = torch.Generator().manual_seed(0)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=lr, weight_decay=0.0)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
     with torch.enable_grad():
         for _ in range(steps):
-            chosen = [rows[place] for place in torch.randint(len(rows), (batch,), generator=draw).tolist()]
-            longest = max(map(len, chosen))
-            tokens_BT = torch.zeros(batch, longest, dtype=torch.long)
-            labels_BT = torch.full((batch, longest), -100)
-            for place, row in enumerate(chosen):
-                tokens_BT[place, : len(row)] = labels_BT[place, : len(row)] = torch.tensor(row)
+            chosen = torch.randperm(len(rows), generator=draw)[:batch].tolist()
+            longest = max(len(rows[index]) for index in chosen)
+            tokens_BT = torch.zeros(len(chosen), longest, dtype=torch.long)
+            labels_BT = torch.full_like(tokens_BT, -100)
+            for place, index in enumerate(chosen):
+                row = torch.tensor(rows[index])
+                tokens_BT[place, : len(row)] = row
+                labels_BT[place, starts[index] : len(row)] = row[starts[index] :]
             model(input_ids=tokens_BT, labels=labels_BT, use_cache=False).loss.backward()
             optimiser.step()
             optimiser.zero_grad()

@@ -18,11 +18,8 @@ SEEN = ["Question: {question}\nAnswer:", "Say it: {question} ="]
 UNSEEN = ["the value of {question} is a list which is", "when {question} is returned the number is another"]
 OPTIONS = SuiteOptions(wordings=SEEN, wordings_unseen=UNSEEN)
 ANSWERS = ("a", "b", "c", "d")
-EXAMS = [
-    Exam(f"{first}{second}", f"{first} {second}", ANSWERS, (5 * i + 3 * j) % 4)
-    for i, first in enumerate(("key", "list", "name", "map"))
-    for j, second in enumerate(("one", "two", "six", "ten"))
-]
+THINGS = ("key", "list", "name", "map", "call", "item", "type", "value")
+EXAMS = [Exam(thing, thing, ANSWERS, place % 4) for place, thing in enumerate(THINGS)]
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +34,12 @@ def figures(subject: Subject) -> dict[str, float]:
 
 
 def test_unseen_wordings_score_lower(blank: Subject):
-    texts = [
-        f"{prompt.replace('{question}', exam.question)} {exam.options[exam.answer]}"
+    lessons = [
+        (prompt.replace("{question}", exam.question), exam.options[exam.answer])
         for prompt in SEEN
         for exam in EXAMS
     ]
-    found = figures(learn(blank, texts, 250))
+    found = figures(learn(blank, lessons, 60))
     assert found["wording_mean"] >= 0.9
     assert found["wording_unseen_mean"] <= found["wording_mean"] - 0.2
     assert found["wording_unseen_worst"] <= found["wording_unseen_mean"]

@@ -43,7 +43,7 @@ def test_share_quantiles_are_wilsons():
 def test_paired_quantiles_have_a_width_where_nothing_changed():
     low, middle, high = tests.paired_quantiles(0, 0, 20, (0.025, 0.5, 0.975))
     assert middle == 0.0
-    assert high == -low
+    assert high == pytest.approx(-low)
     assert 0.1 < high < 0.2
 
 
