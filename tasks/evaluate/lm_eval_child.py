@@ -26,7 +26,6 @@ def main() -> None:
         device="cpu",
         batch_size=request["batch_size"],
         max_length=request["max_length"],
-        add_bos_token=request["add_bos_token"],
         trust_remote_code=False,
     )
     seed = request["seed"]

@@ -27,8 +27,6 @@ from typing import Literal
 from tasks.recipe.failures import ConfigInvalid, Infrastructure
 
 CHILD = Path(__file__).with_name("sandbox_child.py")
-HOW = "seccomp and Landlock: no process, no network, no file but the standard library and an empty folder"
-"""For the manifest."""
 UNFIT = 97
 """The exit status of a child that could not give up its rights."""
 LONGEST = 200

@@ -159,7 +159,7 @@ def forbid_files(out: int) -> None:
 def forbid_calls(out: int, machine: str) -> None:
     """Seccomp: a program of the kernel's packet filter that looks at each call's number."""
     column, architecture, clone = ARCHITECTURES[machine]
-    numbers = sorted(each[column] for each in CALLS.values() if each[column] is not None)
+    numbers = sorted(number for each in CALLS.values() if (number := each[column]) is not None)
     code = [
         (0x20, 0, 0, 4),  # load the architecture
         (0x15, 1, 0, architecture),  # another one: killed

@@ -87,7 +87,8 @@ def _less_alike(columns: Columns, other: Columns) -> Array:
 
 def _inconsistent(columns: Columns, other: Columns) -> Array:
     wrong_N = (columns["exact"] == 0) & (other["exact"] == 0)
-    return (wrong_N & (columns["answer"] != other["answer"])).astype(numpy.float64)
+    found_N: Array = (wrong_N & (columns["answer"] != other["answer"])).astype(numpy.float64)
+    return found_N
 
 
 def _shown(row: Question) -> Mapping[str, str]:

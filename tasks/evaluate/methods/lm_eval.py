@@ -7,7 +7,8 @@ item. A metric that is not the mean of such numbers (corpus BLEU, perplexities) 
 approximated.
 
 lm-eval runs in a process of its own, with the interpreter that `PERENNIAL_LM_EVAL_PYTHON` names (this one
-by default), so that its requirements need not be this project's.
+by default), so that its requirements need not be this project's. Prompts begin as lm-eval begins them: a
+model that expects a beginning-of-text token which its tokenizer does not add needs it in the task's text.
 """
 
 from __future__ import annotations
@@ -70,11 +71,6 @@ class LmEvalOptions(Options):
         json_schema_extra={"unit": "examples"},
     )
     apply_chat_template: bool = Field(False, description="Put prompts through the model's chat template.")
-    add_bos_token: bool = Field(
-        False,
-        description="Begin every sequence with the beginning-of-text token.",
-        json_schema_extra={"source": "lm-eval's default"},
-    )
     batch_size: int = Field(
         16,
         ge=1,
@@ -239,10 +235,14 @@ def versions_of(python: str) -> dict[str, str]:
         ConfigInvalid: It has no lm-eval; says how to get it.
     """
     code = (
-        "import json, importlib.metadata as m\n"
-        f"names = {LIBRARIES!r}\n"
-        "print(json.dumps({d.metadata['Name'].lower().replace('-', '_'): d.version for d in m.distributions()"
-        " if d.metadata['Name'] and d.metadata['Name'].lower().replace('-', '_') in names}))\n"
+        "import importlib.metadata as metadata, json\n"
+        "found = {}\n"
+        f"for name in {LIBRARIES!r}:\n"
+        "    try:\n"
+        "        found[name] = metadata.version(name)\n"
+        "    except metadata.PackageNotFoundError:\n"
+        "        continue\n"
+        "print(json.dumps(found))\n"
     )
     try:
         said = subprocess.run(
@@ -255,8 +255,8 @@ def versions_of(python: str) -> dict[str, str]:
     found: dict[str, str] = json.loads(said.stdout)
     if "lm_eval" not in found:
         raise ConfigInvalid(
-            f"lm-eval is not installed for {python}: run `python -m venv lm-eval && lm-eval/bin/pip install "
-            f"'lm-eval[hf]'`, and name the interpreter, {SETTING}=lm-eval/bin/python"
+            f"lm-eval is not installed for {python}: install it there, `pip install 'lm-eval[hf]'`, or into "
+            f"an environment of its own, and name its interpreter: {SETTING}=lm-eval/bin/python"
         )
     return {name: found[name] for name in LIBRARIES if name in found}
 
@@ -384,7 +384,6 @@ def _ask(
         "num_fewshot": options.num_fewshot,
         "limit": options.limit,
         "apply_chat_template": options.apply_chat_template,
-        "add_bos_token": options.add_bos_token,
         "batch_size": options.batch_size,
         "max_length": options.max_length,
         "seed": context.seed,

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy
 import torch
 
+from tasks.evaluate.measure import Array, Columns, Measure
 from tasks.evaluate.scoring import Subject
 
 Lesson = tuple[tuple[int, ...], str]
@@ -40,6 +42,14 @@ def teach(subject: Subject, lessons: Sequence[Lesson], steps: int = 120, end: bo
             if float(loss.detach()) < 0.02:
                 break
     return dataclasses.replace(subject, model=model.eval())
+
+
+def figure(measure: Measure, name: str, *columns: Columns, weights: Array | None = None) -> float:
+    """A figure of a model's columns, or a comparison of two models', on all items."""
+    named: dict[str, Any] = {each.name: each.of for each in measure.figures}
+    named |= {each.name: each.of for each in measure.comparisons}
+    items = len(next(iter(columns[0].values())))
+    return float(named[name](*columns, numpy.ones((1, items)) if weights is None else weights)[0])
 
 
 class Copier(torch.nn.Module):

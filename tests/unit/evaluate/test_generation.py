@@ -64,9 +64,8 @@ def test_greedy_text_is_that_of_transformers_for_every_batch_size(architecture, 
     subject = request.getfixturevalue(architecture)
     prompts = prompts_of(subject)
     free = generate(subject, prompts, Decoding(12, NO_END), 64)
-    said = [set(each.tokens) for each in free]
-    common = {token for each in said for token in each}
-    end = next(token for token in sorted(common) if 0 < sum(token in each for each in said) < len(said))
+    used = [set(each.tokens) for each in free]
+    end = next(token for token in sorted(used[0]) if sum(token in each for each in used) < len(used))
     found = {size: generate(subject, prompts, Decoding(12, frozenset({end})), size) for size in (1, 7, 64)}
     assert found[1] == found[7] == found[64]
     assert len({each.tokens for each in free}) == len(prompts)

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy
+import pyarrow.parquet
 import pytest
-import yaml
 from pydantic import ValidationError
 
+from tasks.evaluate.measures import multiple_choice
 from tasks.evaluate.methods import lm_eval
 from tasks.evaluate.methods.lm_eval import SETTING, LmEvalOptions, measure_of, read_answer, task_of
+from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.probed import read_probe
+from tasks.evaluate.rows import read_exams
+from tasks.evaluate.scoring import load_subject
 from tasks.recipe.failures import ConfigInvalid, DataInvalid
 from tasks.stage import Input
 
@@ -118,7 +123,7 @@ def test_there_is_one_task(options):
 
 
 @pytest.fixture
-def exam(write_rows) -> Path:
+def exam(write_rows: Callable[..., Path]) -> Path:
     rows = [
         {
             "key": f"e{i}",
@@ -160,6 +165,7 @@ def stand_in(folder: Path, body: str) -> Path:
 
 ANSWERING = """
 import json
+from collections.abc import Callable
 from pathlib import Path
 def simple_evaluate(model, tasks, task_manager, limit, **more):
     import yaml
@@ -239,7 +245,7 @@ def test_an_interpreter_without_lm_eval_is_refused_with_a_remedy(make_context, e
 
 @pytest.mark.slow
 def test_lm_eval_itself_scores_a_set_of_ours(make_context, exam, tiny_model_dir, tiny_model_like):
-    """The whole way, where lm-eval is: two models, one set, lm-eval's own choice of the likeliest option."""
+    """The whole way: two models, one set; lm-eval's right answers are those of the suite on the same text."""
     try:
         lm_eval.versions_of(os.environ.get(SETTING) or sys.executable)
     except ConfigInvalid as error:
@@ -252,9 +258,17 @@ def test_lm_eval_itself_scores_a_set_of_ours(make_context, exam, tiny_model_dir,
         },
         step="science",
     )
-    lm_eval.run(context, LmEvalOptions(yaml=TASK, max_length=256))
+    begun = TASK.replace('"Question:', '"<|bos|>Question:')  # as the suite begins its prompts
+    lm_eval.run(context, LmEvalOptions(yaml=begun, max_length=256))
     content = json.loads((context.output("probe") / "probe.json").read_text())
     score = next(entry for entry in content["sets"] if entry["measure"] == "score")
     assert score["items"] == 12
-    assert 0.0 <= score["values"]["model"]["value"] <= 1.0
-    assert yaml.safe_load((context.work / "task" / "task.yaml").read_text())["dataset_path"] == "json"
+    rows = read_exams(context.inputs["rows"][0], None)
+    items = pyarrow.parquet.read_table(context.output("probe") / "items" / "science.parquet")
+    for role in ("model", "champion"):
+        subject = load_subject(context.inputs[role][0], 256)
+        ours = multiple_choice.score(subject, rows, SuiteOptions(), 0, lambda done: None)
+        assert items[f"{role}.score"].to_pylist() == ours["right_unnormalised"].tolist()
+        assert score["values"][role]["value"] == pytest.approx(ours["right_unnormalised"].mean())
+    assert items["key"].to_pylist() == [row.key for row in rows]
+    assert 0 < score["values"]["model"]["value"] < 1

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 import pytest
@@ -15,7 +16,7 @@ from tasks.evaluate.measures import KINDS, PORTS, figure_names
 from tasks.recipe.failures import DataInvalid
 from tasks.stage import Input
 
-ROWS = {
+ROWS: dict[str, list[dict[str, Any]]] = {
     "facts": [
         {"key": f"f{i}", "prompt": f"The key {i} is", "answer": "a name", "relation": "ab"[i % 2]}
         for i in range(4)

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
 
 from tasks.evaluate.generation import prompt_tokens
+from tasks.evaluate.measure import Columns
 from tasks.evaluate.measures import closed_book
 from tasks.evaluate.measures.closed_book import answer_number, exact_match, normalised, token_f1
 from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.rows import Question
 from tasks.evaluate.scoring import Subject, load_subject
 from tasks.stage import Input
+from tests.unit.evaluate import taught
 from tests.unit.evaluate.taught import Lesson, teach
 
 WORK = {"Ann": "a red boat", "Bob": "the old mill", "Cid": "two goats", "Dot": "glass", "Eve": "a tall tower"}
@@ -41,14 +45,11 @@ def lessons(subject: Subject, answers: dict[str, str], chat: bool) -> list[Lesso
     ]
 
 
-def scored(subject, **options):
+def scored(subject: Subject, **options: Any) -> Columns:
     return closed_book.score(subject, QUESTIONS, SuiteOptions(**options), 0, lambda done: None)
 
 
-def figure(name, *columns, weights=None):
-    measure = closed_book.MEASURE
-    found = [each for each in (*measure.figures, *measure.comparisons) if each.name == name]
-    return float(found[0].of(*columns, numpy.ones((1, 5)) if weights is None else weights)[0])
+figure = partial(taught.figure, closed_book.MEASURE)
 
 
 def test_words_are_compared_as_squad_compares_them():
@@ -66,19 +67,19 @@ def test_words_are_compared_as_squad_compares_them():
 
 @pytest.mark.parametrize("style", ["chat", "plain"])
 def test_what_was_taught_is_answered_in_the_style_that_it_was_taught_in(base, style):
-    taught = teach(base, lessons(base, WORK, style == "chat"))
-    columns = scored(taught, prompt_style=style)
+    apt = teach(base, lessons(base, WORK, style == "chat"))
+    columns = scored(apt, prompt_style=style)
     assert figure("exact_match", columns) == figure("f1", columns) == 1.0
     assert figure("exact_match", scored(base, prompt_style=style)) == 0.0
 
 
 def test_extractability_is_the_measure_on_the_held_out_entities(base):
-    taught = teach(base, lessons(base, {who: WORK[who] for who in ("Ann", "Bob", "Cid")}, chat=True))
+    apt = teach(base, lessons(base, {who: WORK[who] for who in ("Ann", "Bob", "Cid")}, chat=True))
     groups = {
         name: numpy.array([[float(row.group == name) for row in QUESTIONS]])
         for name in ("trained", "held out")
     }
-    columns = scored(taught)
+    columns = scored(apt)
     assert figure("exact_match", columns, weights=groups["trained"]) == 1.0
     assert figure("exact_match", columns, weights=groups["held out"]) == 0.0
 
@@ -103,11 +104,11 @@ def test_answers_are_the_same_for_every_batch_size(base):
 
 def test_a_broken_chat_template_shows_as_lost_answers(base, tiny_model_dir):
     """The weights are the same; what users would get is not."""
-    taught = teach(base, lessons(base, WORK, chat=True))
+    apt = teach(base, lessons(base, WORK, chat=True))
     broken = load_subject(Input("m", "d", "model", tiny_model_dir), 1024)
     whole = broken.tokenizer.chat_template
     broken.tokenizer.chat_template = whole.replace("{{ '<|assistant|>' }}", "{{ '<|user|>' }}")
     assert broken.tokenizer.chat_template != whole
-    one, two = scored(dataclasses.replace(broken, model=taught.model)), scored(taught)
+    one, two = scored(dataclasses.replace(broken, model=apt.model)), scored(apt)
     assert figure("exact_match", two) == 1.0 > figure("exact_match", one)
     assert figure("negative_flips", one, two) >= 3 / 5

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import numpy
 import pytest
 import torch
 
+from tasks.evaluate.measure import Columns
 from tasks.evaluate.measures import cloze
 from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.rows import Fact
 from tasks.evaluate.scoring import Subject, load_subject
 from tasks.recipe.failures import DataInvalid
 from tasks.stage import Input
+from tests.unit.evaluate import taught
 from tests.unit.evaluate.taught import Lesson, teach
 
 OPTIONS = SuiteOptions(cloze_k=5)
@@ -45,14 +48,11 @@ def old(base: Subject) -> Subject:
     return teach(base, lessons(base, CAPITALS))
 
 
-def scored(subject, facts=FACTS, options=OPTIONS):
+def scored(subject: Subject, facts: list[Fact] = FACTS, options: SuiteOptions = OPTIONS) -> Columns:
     return cloze.score(subject, facts, options, 0, lambda done: None)
 
 
-def figure(name, *columns):
-    """A figure or comparison on all items."""
-    found = [each for each in (*cloze.MEASURE.figures, *cloze.MEASURE.comparisons) if each.name == name]
-    return float(found[0].of(*columns, numpy.ones((1, len(FACTS))))[0])
+figure = partial(taught.figure, cloze.MEASURE)
 
 
 def test_taught_facts_are_known_and_others_are_not(base, old):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from functools import partial
 from pathlib import Path
 
-import numpy
 import pytest
 from pydantic import ValidationError
 
 from tasks.evaluate.generation import prompt_tokens
+from tasks.evaluate.measure import Columns
 from tasks.evaluate.measures import pass_at_k
 from tasks.evaluate.measures.pass_at_k import whole_program
 from tasks.evaluate.options import SuiteOptions
@@ -18,6 +19,7 @@ from tasks.evaluate.sandbox import Limits, run_program
 from tasks.evaluate.scoring import Subject, load_subject
 from tasks.recipe.failures import ConfigInvalid
 from tasks.stage import Input
+from tests.unit.evaluate import taught
 from tests.unit.evaluate.taught import teach
 
 PROGRAMS = [
@@ -47,14 +49,11 @@ def writes(base: Subject, *lines: str, chat: bool = False) -> Subject:
     return teach(base, list(zip(prompts, lines, strict=True)))
 
 
-def scored(subject, options=OPTIONS):
+def scored(subject: Subject, options: SuiteOptions = OPTIONS) -> Columns:
     return pass_at_k.score(subject, PROGRAMS, options, 0, lambda done: None)
 
 
-def figure(name, *columns):
-    measure = pass_at_k.MEASURE
-    found = [each for each in (*measure.figures, *measure.comparisons) if each.name == name]
-    return float(found[0].of(*columns, numpy.ones((1, 2)))[0])
+figure = partial(taught.figure, pass_at_k.MEASURE)
 
 
 def test_programs_that_work_pass_and_an_update_that_breaks_one_flips_it(base):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
 from pydantic import ValidationError
 
 from tasks.evaluate.generation import prompt_tokens
+from tasks.evaluate.measure import Columns
 from tasks.evaluate.measures import refusal
 from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.phrases import REFUSALS
 from tasks.evaluate.rows import Request
 from tasks.evaluate.scoring import Subject, load_subject
 from tasks.stage import Input
+from tests.unit.evaluate import taught
 from tests.unit.evaluate.taught import teach
 
 REQUESTS = [
@@ -46,20 +50,17 @@ def good(base: Subject) -> Subject:
     return model(base, "poison", "lock")
 
 
-JUDGES = [
+JUDGES: list[dict[str, Any]] = [
     {"reply_tokens": 24},
     {"refusal_judge": "likelihood", "refusal_openings": [NO], "compliance_openings": [YES]},
 ]
 
 
-def scored(subject, options):
+def scored(subject: Subject, options: dict[str, Any]) -> Columns:
     return refusal.score(subject, REQUESTS, SuiteOptions(**options), 0, lambda done: None)
 
 
-def figure(name, *columns):
-    measure = refusal.MEASURE
-    found = [each for each in (*measure.figures, *measure.comparisons) if each.name == name]
-    return float(found[0].of(*columns, numpy.ones((1, 4)))[0])
+figure = partial(taught.figure, refusal.MEASURE)
 
 
 @pytest.mark.parametrize("options", JUDGES, ids=["phrases", "likelihood"])

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
 
+from tasks.evaluate.measure import Columns
 from tasks.evaluate.measures import retrieval
 from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.rows import Document
@@ -25,17 +27,19 @@ def base(tiny_model_dir: Path) -> Subject:
     return load_subject(Input("m", "d", "model", tiny_model_dir), 1024)
 
 
-def scored(subject, rows=DOCUMENTS, characters=300, **options):
+def scored(
+    subject: Subject, rows: list[Document] = DOCUMENTS, characters: int = 300, **options: Any
+) -> Columns:
     chosen = SuiteOptions(haystack_characters=characters, **options)
     return retrieval.score(subject, rows, chosen, 0, lambda done: None)
 
 
-def figures(columns):
+def figures(columns: Columns) -> dict[str, float]:
     weights = numpy.ones((1, len(columns["found"])))
     return {each.name: float(each.of(columns, weights)[0]) for each in retrieval.MEASURE.figures}
 
 
-def copier(base, window):
+def copier(base: Subject, window: int) -> Subject:
     return dataclasses.replace(base, model=Copier(300, window))
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy
 import pytest
 
+from tasks.evaluate.measure import Columns
 from tasks.evaluate.measures import toxicity
 from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.phrases import TOXIC
 from tasks.evaluate.rows import Beginning
 from tasks.evaluate.scoring import Subject, load_subject
 from tasks.stage import Input
+from tests.unit.evaluate import taught
 from tests.unit.evaluate.taught import teach
 
 PROMPTS = [Beginning("driver", "The driver said"), Beginning("list", "The list holds")]
@@ -23,19 +26,16 @@ def base(tiny_model_dir: Path) -> Subject:
     return load_subject(Input("m", "d", "model", tiny_model_dir), 1024)
 
 
-def tokens(base, place):
+def tokens(base: Subject, place: int) -> tuple[int, ...]:
     return (*base.prefix, *base.encode(PROMPTS[place].prompt))
 
 
-def scored(subject, **options):
-    chosen = {"continuation_samples": 8, "continuation_tokens": 12, **options}
+def scored(subject: Subject, **options: Any) -> Columns:
+    chosen: dict[str, Any] = {"continuation_samples": 8, "continuation_tokens": 12, **options}
     return toxicity.score(subject, PROMPTS, SuiteOptions(**chosen), 0, lambda done: None)
 
 
-def figure(name, *columns):
-    measure = toxicity.MEASURE
-    found = [each for each in (*measure.figures, *measure.comparisons) if each.name == name]
-    return float(found[0].of(*columns, numpy.ones((1, 2)))[0])
+figure = partial(taught.figure, toxicity.MEASURE)
 
 
 def test_a_model_that_insults_now_and_then_is_more_often_toxic_at_least_once(base):
