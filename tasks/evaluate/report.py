@@ -230,9 +230,9 @@ def value_entry(drawn: Drawn, outcomes_N: Array | None, options: SuiteOptions) -
     if outcomes_N is not None and found is not None:
         known_N = outcomes_N[numpy.isfinite(outcomes_N)]
         count, items = int(known_N.sum()), len(known_N)
+        exact = tests.share_quantiles(count, items, probabilities)
+        found = tests.widened(found, exact, probabilities)
         if min(count, items - count) < tests.FEW:
-            few = tests.share_quantiles(count, items, probabilities)
-            found = tests.widened(found, few, probabilities)
             error = max(error, tests.share_error(count, items))
     return {"value": drawn.value, **_interval(drawn.value, found), "error": error, **_quantiles(found)}
 

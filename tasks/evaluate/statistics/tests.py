@@ -1,7 +1,8 @@
 """Right or wrong per item: McNemar's test, and intervals for counts too small for a bootstrap.
 
 Where hardly an item changed, resamples hardly change either, and their interval is too narrow (it has no
-width at all where none changed). Counts below `FEW` therefore take the wider of both.
+width at all where none changed). Differences with fewer than `FEW` changes therefore take the wider of both,
+and shares always do.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from scipy import special
 from tasks.evaluate.measure import Array
 
 FEW = 10
-"""With fewer changes (or rights, or wrongs) than this, the intervals of this file widen the bootstrap's."""
+"""With fewer changes than this, `paired_quantiles` widen the bootstrap's; with fewer rights or wrongs, the
+standard error of a share is `share_error`."""
 
 
 def discordant(candidate_N: Array, other_N: Array) -> tuple[int, int, int]:
@@ -57,17 +59,21 @@ def paired_quantiles(gained: int, lost: int, items: int, probabilities: Sequence
 
 
 def share_quantiles(count: int, items: int, probabilities: Sequence[float]) -> list[float]:
-    """Wilson's interval ends for a share of items at these probabilities.
+    """Exact interval ends for a share of items at these probabilities, the share itself in the middle.
 
-    Wilson 1927, "Probable inference, the law of succession, and statistical inference".
+    Clopper and Pearson 1934, "The use of confidence or fiducial limits illustrated in the case of the
+    binomial". One-sided, Wilson's interval leaves out up to half as much again as it says where events are
+    rare, and so does the bootstrap (twice as much, for a twentieth of 400 items); the exact one never does.
     """
     found = []
     for probability in probabilities:
-        z = float(special.ndtri(probability))
-        share = count / items
-        centre = share + z * z / (2 * items)
-        spread = abs(z) * math.sqrt(share * (1 - share) / items + z * z / (4 * items * items))
-        found.append((centre + math.copysign(spread, z)) / (1 + z * z / items))
+        if probability < 0.5:
+            end = float(special.betaincinv(count, items - count + 1, probability)) if count else 0.0
+        elif probability > 0.5:
+            end = float(special.betaincinv(count + 1, items - count, probability)) if count < items else 1.0
+        else:
+            end = count / items
+        found.append(end)
     return found
 
 
