@@ -23,7 +23,7 @@ class SuiteOptions(Options):
         json_schema_extra={"unit": "sequences", "source": "bounds what short sequences have beside tokens"},
     )
     batch_tokens: int = Field(
-        default=2048,
+        default=1024,
         ge=1,
         description="most tokens run at once, padding included (a longer sequence runs alone); changes speed "
         "and memory, not the scores",

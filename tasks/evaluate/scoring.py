@@ -249,7 +249,8 @@ def _picked_logits(
 
 def _log_sums(logits_SV: torch.Tensor) -> torch.Tensor:
     """The log of the summed exponentials of each position, a few positions at a time: those stay in cache."""
-    return torch.cat([torch.logsumexp(part_CV, dim=1) for part_CV in logits_SV.split(IN_CACHE)])
+    starts = range(0, len(logits_SV), IN_CACHE)
+    return torch.cat([torch.logsumexp(logits_SV[start : start + IN_CACHE], dim=1) for start in starts])
 
 
 def _filled(rows: Sequence[Row], longest: int, empty: int, values: Sequence[Sequence[int]]) -> torch.Tensor:
