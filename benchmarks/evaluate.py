@@ -76,15 +76,19 @@ def first_apart(ours: Answer, peer: Answer) -> float:
     return abs(float(ours["first"] - peer["first"]))
 
 
+def choice(name: str, target: float) -> Comparison:
+    """Multiple choice beside lm-evaluation-harness."""
+    return Comparison(
+        f"{name}_ours", f"{name}_lm_eval", "documents_per_second", "documents/s", target,
+        scores_apart, 1e-4, harness=True,
+    )  # fmt: skip
+
+
 COMPARISONS = {
-    "choice_12m": Comparison(
-        "choice_12m_ours", "choice_12m_lm_eval", "documents_per_second", "documents/s", 4.0,
-        scores_apart, 1e-4, harness=True,
-    ),
-    "choice_125m": Comparison(
-        "choice_125m_ours", "choice_125m_lm_eval", "documents_per_second", "documents/s", 3.0,
-        scores_apart, 1e-4, harness=True,
-    ),
+    "choice_12m": choice("choice_12m", 4.0),
+    "choice_12m_bare": choice("choice_12m_bare", 0.0),
+    "choice_125m": choice("choice_125m", 3.0),
+    "choice_125m_bare": choice("choice_125m_bare", 0.0),
     "generation": Comparison(
         "generation_ours", "generation_loop", "tokens_per_second", "tokens/s", 0.0, tokens_apart, 0.0
     ),

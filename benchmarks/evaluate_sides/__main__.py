@@ -14,10 +14,14 @@ from typing import Any
 import torch
 
 SIDES: Mapping[str, tuple[str, str, dict[str, Any]]] = {
-    "choice_12m_ours": ("choice", "ours", {"shape": "12m"}),
-    "choice_12m_lm_eval": ("choice", "lm_eval", {"shape": "12m"}),
-    "choice_125m_ours": ("choice", "ours", {"shape": "125m"}),
-    "choice_125m_lm_eval": ("choice", "lm_eval", {"shape": "125m"}),
+    "choice_12m_ours": ("choice", "ours", {"shape": "12m", "shots": 2}),
+    "choice_12m_lm_eval": ("choice", "lm_eval", {"shape": "12m", "shots": 2}),
+    "choice_12m_bare_ours": ("choice", "ours", {"shape": "12m", "shots": 0}),
+    "choice_12m_bare_lm_eval": ("choice", "lm_eval", {"shape": "12m", "shots": 0}),
+    "choice_125m_ours": ("choice", "ours", {"shape": "125m", "shots": 2}),
+    "choice_125m_lm_eval": ("choice", "lm_eval", {"shape": "125m", "shots": 2}),
+    "choice_125m_bare_ours": ("choice", "ours", {"shape": "125m", "shots": 0}),
+    "choice_125m_bare_lm_eval": ("choice", "lm_eval", {"shape": "125m", "shots": 0}),
     "generation_ours": ("generation", "ours", {}),
     "generation_loop": ("generation", "loop", {}),
     "bits_ours": ("bits", "ours", {}),

@@ -159,21 +159,21 @@ def score_plain(
     return [[float(next(flat).sum()) for _ in question.sequences] for question in questions]
 
 
-def honours_tree(subject: Subject, questions: Sequence[Encoded]) -> bool:
-    """Whether the architecture gives the tree the scores of plain sequences, tried on the longest question.
-
-    Recurrent models, position biases built from the mask and windowed attention do not.
-    """
+def takes_tree(subject: Subject) -> bool:
+    """Whether the architecture takes positions and a mask of one's own at all; recurrent models do not."""
     takes_positions = "position_ids" in inspect.signature(subject.model.forward).parameters
-    if not takes_positions or not getattr(subject.model, "_supports_sdpa", False):
-        return False
-    probed = [max(questions, key=lambda question: max(map(len, question.sequences)))]
-    tree, plain = score_tree(subject, probed, 1), score_plain(subject, probed, len(probed[0].sequences))
-    return all(
-        abs(one - other) <= TOLERANCE
-        for pair in zip(tree, plain, strict=True)
-        for one, other in zip(*pair, strict=True)
-    )
+    return takes_positions and bool(getattr(subject.model, "_supports_sdpa", False))
+
+
+def tree_holds(subject: Subject, questions: Sequence[Encoded], found: Sequence[Sequence[float]]) -> bool:
+    """Whether the tree gave the scores of plain sequences, tried on the last option of the longest question.
+
+    Position biases built from the mask and windowed attention do not. The last branch is the one farthest
+    from its place in a plain sequence, and the longest question the one that a window cuts.
+    """
+    longest = max(range(len(questions)), key=lambda place: max(map(len, questions[place].sequences)))
+    plain = log_probs(subject, plain_rows(questions[longest])[-1:], 1)[0].sum()
+    return abs(found[longest][-1] - float(plain)) <= TOLERANCE
 
 
 def score_options(
@@ -185,9 +185,11 @@ def score_options(
 ) -> tuple[list[list[float]], str]:
     """The log-likelihood of every option of every question in nats, and how they were run (TREE or PLAIN)."""
     encoded = encode(subject, questions)
-    together = honours_tree(subject, encoded)
-    score = score_tree if together else score_plain
-    return score(subject, encoded, batch_size, progress, batch_tokens), TREE if together else PLAIN
+    if takes_tree(subject):
+        found = score_tree(subject, encoded, batch_size, progress, batch_tokens)
+        if tree_holds(subject, encoded, found):
+            return found, TREE
+    return score_plain(subject, encoded, batch_size, progress, batch_tokens), PLAIN
 
 
 def choose(log_likelihoods: Sequence[float], options: Sequence[str]) -> int:

@@ -28,6 +28,8 @@ BATCH_TOKENS = 4096
 """Most tokens in a batch, padding included, where the caller does not say."""
 HEAD_TOLERANCE = 1e-4
 """Largest difference of a logit for the output layer to be run on the scored positions alone."""
+IN_CACHE = 16
+"""Positions whose logits are worked on together."""
 STEM = -1
 PADDING = -2
 
@@ -215,7 +217,7 @@ def _run(subject: Subject, rows: Sequence[Row]) -> list[Scores]:
     logits_SV = logits_SV.float()
     places_S = torch.from_numpy(numpy.concatenate(places))
     targets_S = torch.from_numpy(numpy.concatenate(targets))
-    scores_S = logits_SV[places_S, targets_S] - torch.logsumexp(logits_SV, dim=1)[places_S]
+    scores_S = logits_SV[places_S, targets_S] - _log_sums(logits_SV)[places_S]
     scores = scores_S.double().numpy()
     if not math.isfinite(float(scores.sum())):
         raise DataInvalid(f"model '{subject.ref}' gives log-probabilities that are not finite numbers")
@@ -243,6 +245,11 @@ def _picked_logits(
         handle.remove()
     found: torch.Tensor | None = logits_1SV[0] if called else None
     return found
+
+
+def _log_sums(logits_SV: torch.Tensor) -> torch.Tensor:
+    """The log of the summed exponentials of each position, a few positions at a time: those stay in cache."""
+    return torch.cat([torch.logsumexp(part_CV, dim=1) for part_CV in logits_SV.split(IN_CACHE)])
 
 
 def _filled(rows: Sequence[Row], longest: int, empty: int, values: Sequence[Sequence[int]]) -> torch.Tensor:

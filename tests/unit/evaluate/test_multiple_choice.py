@@ -7,17 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from tasks.evaluate.multiple_choice import (
+    PLAIN,
     TOLERANCE,
     Asked,
     asked,
     encode,
-    honours_tree,
     score_exams,
     score_plain,
     score_tree,
+    takes_tree,
+    tree_holds,
 )
 from tasks.evaluate.rows import Exam
 from tasks.evaluate.scoring import Subject, load_subject
@@ -63,7 +65,8 @@ def by_hand(subject: Subject, exam: Exam) -> list[float]:
 def test_tree_and_plain_equal_one_forward_per_option(architecture: str, request: pytest.FixtureRequest):
     subject = request.getfixturevalue(architecture)
     questions = encode(subject, [asked(exam, PROMPT) for exam in EXAMS])
-    assert honours_tree(subject, questions)
+    assert takes_tree(subject)
+    assert tree_holds(subject, questions, score_tree(subject, questions, 5))
     for run in (score_tree, score_plain):
         for exam, values in zip(EXAMS, run(subject, questions, 5), strict=True):
             assert values == pytest.approx(by_hand(subject, exam), abs=TOLERANCE)
@@ -99,12 +102,25 @@ def test_a_model_that_ignores_the_mask_is_run_option_by_option(
 
     monkeypatch.setattr(subject.model, "forward", blind)
     questions = encode(subject, [asked(exam, PROMPT) for exam in EXAMS])
-    assert not honours_tree(subject, questions)
+    assert not tree_holds(subject, questions, score_tree(subject, questions, 5))
     scores, how = score_exams(subject, EXAMS, PROMPT, 4)
     assert how == "question with each option"
     monkeypatch.undo()
     for exam, score in zip(EXAMS, scores, strict=True):
         assert score.log_likelihoods == pytest.approx(by_hand(subject, exam), abs=TOLERANCE)
+
+
+def test_a_window_that_the_tree_would_not_see_is_noticed(subject: Subject):
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, sliding_window=8, initializer_range=0.5,
+    )  # fmt: skip
+    windowed = dataclasses.replace(subject, model=MistralForCausalLM(config).eval())
+    scores, how = score_exams(windowed, EXAMS, PROMPT, 4)
+    assert how == PLAIN
+    for exam, score in zip(EXAMS, scores, strict=True):
+        assert score.log_likelihoods == pytest.approx(by_hand(windowed, exam), abs=1e-3)
 
 
 def test_a_boundary_that_merges_with_the_option_shares_less(subject: Subject):
