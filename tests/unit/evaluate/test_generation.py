@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, TopPLogitsWarper
+from tokenizers import Tokenizer
+from tokenizers.decoders import Metaspace
+from tokenizers.models import WordLevel
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    TopPLogitsWarper,
+)
 
 from tasks.evaluate.generation import (
     Continuation,
@@ -122,6 +131,16 @@ def test_a_character_of_several_tokens_is_whole_in_the_text(llama):
     taught = teach(llama, [(prompt.tokens, " ÿ日本 é")])
     (said,) = generate(taught, [prompt], Decoding(30, stop_tokens(taught, chat=False)), 1)
     assert said.text == " ÿ日本 é"
+
+
+def test_a_decoder_that_drops_the_first_space_does_not_take_it_from_a_continuation(wild):
+    """SentencePiece's way of writing words: code that loses a space of its indentation is no code."""
+    words = Tokenizer(WordLevel({f"\u2581w{i}": i for i in range(300)}, unk_token="\u2581w0"))
+    words.decoder = Metaspace()
+    subject = dataclasses.replace(wild, tokenizer=PreTrainedTokenizerFast(tokenizer_object=words))
+    (said,) = generate(subject, [Prompt("p", (5, 6, 7))], Decoding(2, NO_END), 1)
+    assert subject.tokenizer.decode(said.tokens) == " ".join(f"w{token}" for token in said.tokens)
+    assert said.text == "".join(f" w{token}" for token in said.tokens)
 
 
 def test_a_chat_prompt_is_the_templates_and_ends_with_the_turn(llama):

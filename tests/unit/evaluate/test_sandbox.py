@@ -151,6 +151,8 @@ def test_nothing_is_written_outside_the_folder(tmp_path):
         f"import os\nos.rename({str(mine)!r}, 'here')",
         f"import os\nos.chmod({str(mine)!r}, 0)",
         f"import os\nos.truncate({str(mine)!r}, 0)",
+        f"import ctypes\nassert ctypes.CDLL(None).fchmodat(-100, {str(mine).encode()!r}, 0, 0) == 0",
+        f"import ctypes\nassert ctypes.CDLL(None).fchownat(-100, {str(mine).encode()!r}, 1, 1, 0) == 0",
         f"import os\nos.symlink({str(mine)!r}, 'link')\nopen('link', 'a').write('more')",
         f"import os\nos.link({str(mine)!r}, 'link')",
         f"import os\nos.utime({str(mine)!r}, (0, 0))",

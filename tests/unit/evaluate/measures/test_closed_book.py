@@ -85,15 +85,17 @@ def test_extractability_is_the_measure_on_the_held_out_entities(base):
 
 
 def test_an_update_flips_answers_and_changes_wrong_ones(base):
-    """MUSCLE: two versions of nearly one accuracy differ item by item."""
+    """MUSCLE: how answers moved says more than how many are right."""
     old = teach(base, lessons(base, {**WORK, "Dot": "sand", "Eve": "a tower"}, chat=True))
-    new = teach(base, lessons(base, {**WORK, "Ann": "a blue boat", "Dot": "stone"}, chat=True))
+    new = teach(
+        base, lessons(base, {**WORK, "Ann": "a blue boat", "Cid": "two cows", "Dot": "stone"}, chat=True)
+    )
     one, two = scored(new), scored(old)
-    assert figure("negative_flips", one, two) == pytest.approx(1 / 5)  # Ann
+    assert figure("negative_flips", one, two) == pytest.approx(2 / 5)  # Ann, Cid
     assert figure("positive_flips", one, two) == pytest.approx(1 / 5)  # Eve
     assert figure("inconsistency", one, two) == pytest.approx(1 / 5)  # Dot: wrong before and now, otherwise
-    assert figure("less_alike", one, two) == pytest.approx(1 / 5)  # Ann: half of the words
-    assert figure("exact_match", one) == figure("exact_match", two)
+    assert figure("less_alike", one, two) == pytest.approx(2 / 5)  # Ann, Cid: half of the words
+    assert figure("exact_match", one) == pytest.approx(figure("exact_match", two) - 1 / 5)
     assert figure("negative_flips", one, one) == figure("inconsistency", two, two) == 0.0
 
 
