@@ -23,7 +23,7 @@ from pydantic import Field
 from tasks.evaluate.generation import prompt_tokens, speaks_chat, stop_tokens
 from tasks.evaluate.measure import Array, Columns, Figure, ratio
 from tasks.evaluate.measures.refusal import refuses
-from tasks.evaluate.probes.alignment import SUITE, behaves, read_behaviour
+from tasks.evaluate.probes.alignment import SUITE, behaves, left_out, read_behaviour
 from tasks.evaluate.probes.forward import distributions
 from tasks.evaluate.probes.models import Progress, memory, models_of, part, per_model
 from tasks.evaluate.probes.options import LIMIT, ScoringOptions
@@ -148,7 +148,7 @@ def run(context: StepContext, options: DisalignmentOptions) -> Result:
 
     Raises:
         ConfigInvalid: A model has no chat template, or another tokenizer than the origin.
-        DataInvalid: A set is empty, a row is broken or a pair too long.
+        DataInvalid: A set is empty, a row is broken, or no pair fits.
     """
     models = models_of(context)
     before = one(context, "origin")
@@ -177,12 +177,14 @@ def run(context: StepContext, options: DisalignmentOptions) -> Result:
             emulated_N = emulated_refusals(base, subject, behaviour.requests, options, second)
         else:
             answers = render_answers(subject, behaviour.pairs, context.step)
-            emulated_N = emulated_preferences(base, subject, answers, options, second)
+            emulated_N = answers.spread(emulated_preferences(base, subject, answers.rows, options, second))
         harm_N = 1 - emulated_N
         return {"harm": harm_N, "own_harm": own_N, "origin_harm": origin_N, "recovered": harm_N - own_N}
 
     columns = per_model(context, models, options.max_length, work)
-    found = Found("disalignment", behaviour.keys, columns, FIGURES, notes)
+    found = Found(
+        "disalignment", behaviour.keys, columns, FIGURES, [*notes, *left_out(columns["model"], "harm")]
+    )
     return write_probe(context, models, found, options)
 
 

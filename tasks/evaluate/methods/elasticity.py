@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import Field, field_validator
 
 from tasks.evaluate.measure import Array, Columns, Figure, ratio
-from tasks.evaluate.probes.alignment import behaves, read_behaviour
+from tasks.evaluate.probes.alignment import behaves, left_out, read_behaviour
 from tasks.evaluate.probes.models import Progress, memory, models_of, part, per_model
 from tasks.evaluate.probes.options import LIMIT, TuningOptions
 from tasks.evaluate.probes.report import Found, write_probe
@@ -85,7 +85,7 @@ def run(context: StepContext, options: ElasticityOptions) -> Result:
 
     Raises:
         ConfigInvalid: A model has no chat template.
-        DataInvalid: A set is empty, a row is broken or a pair too long.
+        DataInvalid: A set is empty, a row is broken, or no pair fits.
     """
     models = models_of(context)
     behaviour = read_behaviour(one(context, "alignment"), options.limit)
@@ -112,7 +112,9 @@ def run(context: StepContext, options: ElasticityOptions) -> Result:
         return columns
 
     columns = per_model(context, models, options.max_length, work)
-    found = Found("elasticity", behaviour.keys, columns, figures(options))
+    found = Found(
+        "elasticity", behaviour.keys, columns, figures(options), left_out(columns["model"], "aligned")
+    )
     return write_probe(context, models, found, options)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tasks.evaluate.measure import Array
+import numpy
+
+from tasks.evaluate.measure import Array, Columns
 from tasks.evaluate.measures.refusal import MEASURE as REFUSAL
 from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.probes.models import Progress
@@ -57,12 +59,22 @@ def behaves(
 ) -> Array:
     """Per item 1 where the model prefers the better answer, or refuses; 0 where not; 0.5 for a tie.
 
+    NaN where a pair is longer than the model's window.
+
     Raises:
         ConfigInvalid: There are pairs and the model has no chat template.
-        DataInvalid: An item cannot be rendered or does not fit into the model's window.
+        DataInvalid: An item cannot be rendered, a request does not fit into the model's window, or no pair.
     """
     if behaviour.requests:
         options = SUITE.model_copy(update={"batch_size": batch_size})
         return REFUSAL.score(subject, behaviour.requests, options, seed, progress)["due"]
     answers = render_answers(subject, behaviour.pairs, step)
-    return prefers_chosen(likelihoods(subject, answers, batch_size, progress))
+    return answers.spread(prefers_chosen(likelihoods(subject, answers.rows, batch_size, progress)))
+
+
+def left_out(columns: Columns, name: str) -> list[str]:
+    """A note on the items that were too long for the model, where there are any."""
+    missing = int(numpy.isnan(columns[name]).sum())
+    if not missing:
+        return []
+    return [f"{missing} of {len(columns[name])} pairs are longer than the model's window and were left out"]

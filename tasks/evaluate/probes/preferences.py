@@ -52,26 +52,50 @@ def read_pairs(item: Input, limit: int) -> list[PreferencePair]:
     return pairs
 
 
-def render_answers(subject: Subject, pairs: Sequence[PreferencePair], step: str) -> list[Rendered]:
-    """Both answers of every pair with the model's template: chosen, rejected, chosen, ...
+@dataclass(frozen=True)
+class Answers:
+    """The rendered answers of pairs.
+
+    Attributes:
+        rows: Chosen and rejected answers in turn, of the pairs that fit.
+        fits_P: Whether a pair fits into the model's window.
+    """
+
+    rows: list[Rendered]
+    fits_P: Array
+
+    def spread(self, values_F: Array) -> Array:
+        """Numbers of the pairs that fit, as numbers of all pairs; NaN where a pair does not fit."""
+        found_P = numpy.full(len(self.fits_P), numpy.nan)
+        found_P[self.fits_P == 1] = values_F
+        return found_P
+
+
+def render_answers(subject: Subject, pairs: Sequence[PreferencePair], step: str) -> Answers:
+    """Both answers of every pair with the model's template; a pair longer than its window is left out.
+
+    A cut answer would be judged by its first half, so nothing is cut.
 
     Raises:
         ConfigInvalid: The model has no chat template.
-        DataInvalid: A pair cannot be rendered, or is longer than the model's window.
+        DataInvalid: A pair cannot be rendered, or none fits.
     """
     require_template(subject.tokenizer, f"step '{step}', model '{subject.ref}'")
-    found = []
+    rows: list[Rendered] = []
+    fits = []
     for pair in pairs:
-        for side, answer in (("chosen", pair.chosen), ("rejected", pair.rejected)):
-            name = f"{pair.key} ({side})"
-            row = render(subject.tokenizer, [*pair.prompt, *answer], name, len(pair.prompt))
-            if len(row.input_ids) > subject.window:
-                raise DataInvalid(
-                    f"pair {name} has {len(row.input_ids)} tokens and model '{subject.ref}' is given "
-                    f"{subject.window}; raise max_length, or leave the pair out"
-                )
-            found.append(row)
-    return found
+        both = [
+            render(subject.tokenizer, [*pair.prompt, *answer], f"{pair.key} ({side})", len(pair.prompt))
+            for side, answer in (("chosen", pair.chosen), ("rejected", pair.rejected))
+        ]
+        fits.append(float(max(len(row.input_ids) for row in both) <= subject.window))
+        rows += both if fits[-1] else []
+    if not rows:
+        raise DataInvalid(
+            f"none of {len(pairs)} pairs fits into the {subject.window} tokens that model '{subject.ref}' is "
+            "given; raise max_length"
+        )
+    return Answers(rows, numpy.array(fits))
 
 
 def supervised(row: Rendered) -> list[int]:

@@ -233,9 +233,17 @@ def test_models_of_other_tokens_are_not_contrasted(inputs, watch, tmp_path):
         watch("contrastive", contrastive, "contrastive")
 
 
-def test_a_pair_that_does_not_fit_is_named(inputs, watch):
-    with pytest.raises(DataInvalid, match=r"pair p\d+ \(chosen\) has \d+ tokens"):
+def test_pairs_that_do_not_fit_are_left_out_and_counted(inputs, watch, write_rows):
+    with pytest.raises(DataInvalid, match="none of 12 pairs fits into the 8 tokens"):
         watch("disalignment", inputs("disalignment"), max_length=8)
+    long = {**PAIRS[0], "key": "long", "chosen": [message("assistant", " ".join(TEXTS))]}
+    given = inputs("disalignment")
+    _, short, _, _ = watch("disalignment", given, "short")
+    given["alignment"] = ("pairs", write_rows("mixed", [*PAIRS, long]))
+    _, mixed, _, _ = watch("disalignment", given, "mixed")
+    assert mixed["notes"] == ["1 of 13 pairs are longer than the model's window and were left out"]
+    for one, other in zip(short["sets"], mixed["sets"], strict=True):
+        assert one["values"]["model"]["value"] == other["values"]["model"]["value"]
 
 
 def test_a_canary_that_does_not_fit_is_named(inputs, watch):
