@@ -13,7 +13,7 @@ import pytest
 
 from tasks.recipe.catalogue import Catalogue
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "tests" / "recipes" / "evidence.yaml"
