@@ -15,7 +15,8 @@ from tests.browser.ui import awaits, decide, ended, open_form, submit
 if TYPE_CHECKING:
     from tests.browser.conftest import Desk
 
-pytestmark = [pytest.mark.slow, pytest.mark.browser]
+# Two runs with training, beside other tests: minutes.
+pytestmark = [pytest.mark.slow, pytest.mark.browser, pytest.mark.timeout(1500)]
 
 DAG = "train__tiny"
 

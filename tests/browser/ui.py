@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from tests.browser.conftest import Desk
 
 
-def eventually(look: Callable[[], Any], what: str, seconds: float = 240.0) -> Any:
+def eventually(look: Callable[[], Any], what: str, seconds: float = 600.0) -> Any:
     """What `look` gives once it gives something."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:

@@ -109,7 +109,8 @@ class Product:
 
     def run(self, service: str, *command: str, check: bool = True) -> str:
         """What a command prints that is run in a service's container."""
-        return tools.podman("exec", self.name(service), *command, check=check)
+        wide = ("--env", "COLUMNS=160")  # of tables
+        return tools.podman("exec", *wide, self.name(service), *command, check=check)
 
     def fulfilled(self, service: str, condition: str) -> bool:
         """Whether a condition of `depends_on` holds now.

@@ -29,6 +29,7 @@ print(open("/proc/self/status").read().partition("CapEff:")[2].split()[0])
 
 PARSE = """
 import json, sys
+sys.path.insert(0, "/opt/perennial/dags")  # as Airflow's processes do
 from airflow.dag_processing.dagbag import DagBag
 bag = DagBag("/opt/perennial/dags")
 print(json.dumps({

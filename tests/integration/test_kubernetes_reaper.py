@@ -25,7 +25,8 @@ from runtimes.pods import labels
 from runtimes.steps import StepTask
 
 from tasks.recipe.failures import ConfigInvalid
-from tests.integration.kubernetes_api import PODS, KubernetesApi, Object, Wait
+from tests.integration.kubernetes_api import KubernetesApi
+from tests.integration.kubernetes_lives import PODS, Object, Wait
 
 STEPS = "perennial-steps"
 TRAINJOBS = ("trainer.kubeflow.org", "v1alpha1", "trainjobs")
