@@ -38,7 +38,7 @@ def build(found: Found) -> DAG:
         dag_id=f"train__{recipe.recipe}",
         dag_display_name=f"train {recipe.recipe}",
         description=recipe.description.strip().split(". ")[0],
-        doc_md=dag_text(recipe, found.path),
+        doc_md=dag_text(recipe, found.path, found.gates),
         schedule=schedule_of(recipe.schedule),
         catchup=False,
         max_active_runs=1,

@@ -15,19 +15,22 @@ from pathlib import Path
 
 from playwright.sync_api import Page, ViewportSize, sync_playwright
 
+from tasks.artefacts import open_store
 from tasks.local import services
 from tasks.local.airflow_api import AirflowApi
 from tasks.local.places import Places, login
+from tasks.recipe.run_names import run_name
 from tasks.runner.settings import settings
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
 SIZE: ViewportSize = {"width": 1800, "height": 620}
+REPORT: ViewportSize = {"width": 1280, "height": 1240}
 SETTLE_MS = 3000
 """Milliseconds for a page's drawing to come to rest after it has its data."""
 
 
 def main() -> int:
-    """Take both pictures; the exit code."""
+    """Take the pictures; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", default="pydocs")
     parser.add_argument("--to", type=Path, default=Path(__file__).parent / "images")
@@ -53,11 +56,13 @@ def main() -> int:
             page.screenshot(path=options.to / "airflow-run.png")
             mlflow_model(page, places, options.recipe)
             page.screenshot(path=options.to / "mlflow-registry.png")
+            report(page, settings().store, run_name(options.recipe, run))
+            page.screenshot(path=options.to / "report.png")
             browser.close()
     finally:
         if started:
             services.stop(places.home)
-    for name in ("airflow-run.png", "mlflow-registry.png"):
+    for name in ("airflow-run.png", "mlflow-registry.png", "report.png"):
         print(options.to / name)
     return 0
 
@@ -87,6 +92,12 @@ def mlflow_model(page: Page, places: Places, model: str) -> None:
     if assistant.is_visible():  # an advertisement that covers a quarter of the page
         assistant.locator("xpath=ancestor::*[count(.//button)>=3][1]").get_by_role("button").nth(2).click()
     page.wait_for_timeout(SETTLE_MS)
+
+
+def report(page: Page, store: str, run: str) -> None:
+    """Open the report of a run, as the release left it in the store."""
+    page.set_viewport_size(REPORT)
+    page.set_content(open_store(store).read(f"runs/{run}/report.html").decode())
 
 
 if __name__ == "__main__":

@@ -247,6 +247,8 @@ def _print_preview(plan: Plan, seen: list[Preview]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from tasks.recipe.gate_sets.expand import said
+
     table = Table(box=None, pad_edge=False, title=f"{plan.recipe}: {len(seen)} steps", title_justify="left")
     for column in ("step", "stage/method", "", "why"):
         table.add_column(column, overflow="fold")
@@ -269,6 +271,8 @@ def _print_preview(plan: Plan, seen: list[Preview]) -> None:
     if not console.is_terminal:
         console = Console(width=200)
     console.print(table, highlight=False, markup=False)
+    for gate in plan.release.gates if plan.release else ():
+        console.print(f"gate {gate.gate} ({gate.severity}): {said(gate)}", highlight=False, markup=False)
 
 
 def _bytes(count: int | None) -> str:

@@ -22,14 +22,22 @@ KINDS = (
     "chats",  # rows.jsonl: {"key": str, "messages": [{"role": "user"|"assistant"|"system", "content": str}]}
     "pairs",  # rows.jsonl: {"key": str, "prompt": [message...], "chosen": [message], "rejected": [message]}
     "exams",  # rows.jsonl: {"key": str, "question": str, "options": [str, ...], "answer": int}
+    "facts",  # rows.jsonl: {"key": str, "prompt": str, "answer": str, "aliases"?: [str], "relation"?: str}
+    "questions",  # rows.jsonl: {"key": str, "question": str, "answers": [str, ...]}
+    "programs",  # rows.jsonl: {"key": str, "prompt": str, "tests": str, "entry_point"?: str}
+    "requests",  # rows.jsonl: {"key": str, "prompt": str, "refuse": bool}
+    "prompts",  # rows.jsonl: {"key": str, "prompt": str}
     "validation",  # result.json, page.html
     "tokens",  # a memory-mapped token cache, packed (tasks/prepare)
     "model",  # a Hugging Face causal LM directory: config.json, *.safetensors, tokenizer.json, ...
     "training_log",  # training.jsonl: {"step", "samples", "tokens", "loss", "lr", ...}, no wall-clock times
     "reference",  # reference log-probabilities of preference pairs (tasks/align)
-    "report",  # report.json, report.html, items/*.parquet (tasks/evaluate)
+    "report",  # report.json, report.html, items/*.parquet, restricted/* with text (tasks/evaluate)
+    "probe",  # probe.json, items/*.parquet: figures that a report takes in (tasks/evaluate/probes)
+    "canaries",  # rows.jsonl: {"key", "planted": bool, "prompt", "secret", "twins": [str]} (tasks/prepare)
 )
-"""The kinds of artefact. Datasets are one file `rows.jsonl`, UTF-8, one JSON object a line."""
+"""The kinds of artefact. Datasets are one file `rows.jsonl`, UTF-8, one JSON object a line; every row may
+have a `group`, the slice that it belongs to in an evaluation."""
 
 
 class Options(BaseModel):
@@ -139,6 +147,16 @@ class StepContext(Protocol):
     def stopping(self) -> bool:
         """True once SIGTERM came: checkpoint at the next optimiser step, then raise `Preempted`."""
 
+    def recall(self, key: str) -> Path | None:
+        """What any step ever kept under a key, verified just now and only to be read; None if nothing was.
+
+        Args:
+            key: `<digest of a model>/<digest of all else that it depends on>`; kept as long as the model is.
+        """
+
+    def remember(self, key: str, path: Path) -> None:
+        """Keep a file under a key (see `recall`), so that what it holds need never be computed again."""
+
 
 def one(context: StepContext, port: str) -> Input:
     """The single input of `port`; raises ConfigInvalid where it is missing."""
@@ -195,6 +213,9 @@ class Method:
     run: Callable[[StepContext, Any], Result]
     estimate: Callable[[Any, Mapping[str, list[Mapping[str, Any]]]], Estimate] | None = None
     paper: str = ""
+    figures: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What a report of this step computes: port -> the figures of each set of that port, "" -> figures under
+    the step's own name. Gates name them as `<set>.<figure>`."""
     hands_on: bool = False
     """Every input is also an output, unchanged, under the input's name (validate). A bare reference to such a
     step means the one handed-on input whose kind fits the port that refers to it."""

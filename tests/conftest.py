@@ -76,6 +76,7 @@ class FakeContext:
         self.points: list[tuple[str, float, int]] = []
         self.said: list[tuple[float, str]] = []
         self.notes: list[str] = []
+        self.kept: dict[str, Path] = {}
         self.stop_after: int | None = None
         self.asked = 0
 
@@ -92,6 +93,15 @@ class FakeContext:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+    def recall(self, key: str) -> Path | None:
+        return self.kept.get(key)
+
+    def remember(self, key: str, path: Path) -> None:
+        kept = self.directory / "kept" / key.replace("/", "-")
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, kept)
+        self.kept[key] = kept
 
     def stopping(self) -> bool:
         self.asked += 1

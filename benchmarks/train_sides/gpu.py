@@ -13,7 +13,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks.train_sides.common import OPTIONS, TRL, Answer, Timed, losses, tokenizer
-from tasks.sft.rows import ChatSamples
+from tasks.training.chats import ChatSamples
 from tasks.training.hardware import peak_flops, utilisation
 from tasks.training.loop import TrainOptions, train
 from tasks.training.objectives.causal_lm import causal_lm

@@ -18,7 +18,7 @@ from benchmarks.train_sides.common import (
     tokenizer,
     tokens_per_second,
 )
-from tasks.sft.rows import ChatSamples
+from tasks.training.chats import ChatSamples
 from tasks.training.objectives.causal_lm import CAUSAL_LM
 from tasks.training.render import Rendered
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from shared.recipes import needs
-from tasks.recipe.models import Recipe, Step
+from tasks.recipe.gate_sets.expand import said
+from tasks.recipe.models import Gate, Recipe, Step
 
 
-def dag_text(recipe: Recipe, path: Path) -> str:
+def dag_text(recipe: Recipe, path: Path, gates: Sequence[Gate]) -> str:
     """The DAG's page: what the recipe says, its steps, its gates, and what one can do."""
     steps = [
         f"| `{name}` | {step.stage} | {step.method or 'default'} | {_quoted(reads) or '-'} |"
@@ -23,7 +25,7 @@ def dag_text(recipe: Recipe, path: Path) -> str:
         "|---|---|---|---|",
         *steps,
         "",
-        *_release(recipe),
+        *_release(recipe, gates),
         "A run in which nothing changed ends green as *no change*. Every step resumes where it was stopped.",
     ]
     return "\n".join(lines)
@@ -57,9 +59,9 @@ def _when(recipe: Recipe) -> str:
     return f"Runs {' or '.join(words)}."
 
 
-def _release(recipe: Recipe) -> list[str]:
+def _release(recipe: Recipe, gates: Sequence[Gate]) -> list[str]:
     if recipe.release is None:
         return []
-    gates = [f"- **{gate.gate}** ({gate.severity}): {gate.reason}" for gate in recipe.release.gates]
+    rules = [f"- **{gate.gate}** ({gate.severity}): {said(gate)}. {gate.reason}" for gate in gates]
     who = "a person approves" if recipe.release.approval == "human" else "the gates pass"
-    return [f"`{recipe.release.candidate}` goes to production once {who}. Gates:", "", *gates, ""]
+    return [f"`{recipe.release.candidate}` goes to production once {who}. Gates:", "", *rules, ""]

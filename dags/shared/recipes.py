@@ -14,16 +14,18 @@ from tasks.recipe.check import check, format_problems
 from tasks.recipe.failures import ConfigInvalid
 from tasks.recipe.form import form_fields
 from tasks.recipe.links import dependencies
-from tasks.recipe.models import Recipe
+from tasks.recipe.models import Gate, Recipe
+from tasks.recipe.release_rules import with_gates
 
 
 @dataclass(frozen=True)
 class Found:
-    """A recipe that is in order: its file, what it says, and its form as `form_fields` gives it."""
+    """A recipe that is in order: its file, what it says, its form as `form_fields` gives it, every gate."""
 
     path: Path
     recipe: Recipe
     fields: list[dict[str, Any]]
+    gates: list[Gate] = field(default_factory=list)
 
 
 @dataclass
@@ -65,7 +67,9 @@ def read(place: Path) -> Recipes:
             if homeless := _without_a_runtime(checked.recipe):
                 found.problems[path] = "\n".join(f"{path}: {each}" for each in homeless)
                 continue
-            found.good.append(Found(path, checked.recipe, form_fields(checked.recipe, catalogue)))
+            release = with_gates(checked.recipe, catalogue)
+            gates = release.gates if release else []
+            found.good.append(Found(path, checked.recipe, form_fields(checked.recipe, catalogue), gates))
     return found
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from tasks.artefacts.artefact import manifest_key
+from tasks.artefacts.kept import PREFIX
 from tasks.artefacts.store import ObjectMissing, Stat, Store
 
 DIGEST = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
@@ -117,6 +118,11 @@ def plan_gc(
         else:
             continue
         removals.append(Removal(f"checkpoints/{fingerprint}/", _bytes(stats), reason, newest))
+    for model, stats in _grouped(store, PREFIX):
+        newest = max(stat.modified for stat in stats)
+        if model not in roots and now - newest >= older_than:
+            reason = "scores of a model that nothing names"
+            removals.append(Removal(f"{PREFIX}{model}/", _bytes(stats), reason, newest))
     for stat in store.unfinished():
         if now - stat.modified >= older_than:
             reason = "a write that was never finished"

@@ -3,8 +3,28 @@
 from __future__ import annotations
 
 import tasks.training  # noqa: F401 - settles the accelerator before transformers is imported
-from tasks.evaluate.methods import suite
+from tasks.evaluate.methods import (
+    canaries,
+    contrastive,
+    disalignment,
+    elasticity,
+    intruders,
+    lm_eval,
+    membership,
+    suite,
+    tunability,
+)
 from tasks.stage import Method
 
-METHODS: dict[str, Method] = {"suite": suite.METHOD}
+METHODS: dict[str, Method] = {
+    "suite": suite.METHOD,
+    "lm_eval": lm_eval.METHOD,
+    "membership": membership.METHOD,
+    "canaries": canaries.METHOD,
+    "tunability": tunability.METHOD,
+    "elasticity": elasticity.METHOD,
+    "disalignment": disalignment.METHOD,
+    "contrastive": contrastive.METHOD,
+    "intruders": intruders.METHOD,
+}
 """The methods by name; the first is the default."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from tasks.evaluate.rows import Document
-from tasks.evaluate.scoring import Row, Subject, log_probs
+from tasks.evaluate.scoring import BATCH_TOKENS, Row, Subject, log_probs
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ def score_documents(
     batch_size: int,
     stride: int | None,
     progress: Callable[[float], None] = lambda done: None,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> list[DocumentScore]:
     """Score every document.
 
@@ -57,13 +58,13 @@ def score_documents(
         batch_size: Most windows in a batch.
         stride: New tokens per further window; half the model's window where None.
         progress: Called with the share done.
+        batch_tokens: Most tokens in a batch, padding included.
     """
     step = min(stride or subject.window // 2, subject.window - 1)
     rows: list[Row] = []
     owners: list[int] = []
     counts: list[int] = []
-    for owner, document in enumerate(documents):
-        ids = subject.encode(document.text)
+    for owner, ids in enumerate(subject.encode_all([document.text for document in documents])):
         counts.append(len(ids))
         sequence = [*subject.prefix, *ids]
         for begin, end, first in windows(len(sequence), subject.window, step):
@@ -73,7 +74,8 @@ def score_documents(
             owners.append(owner)
     unpredicted = 0.0 if subject.prefix else math.log(subject.model.config.get_text_config().vocab_size)
     nats = [unpredicted] * len(documents)
-    for owner, scores in zip(owners, log_probs(subject, rows, batch_size, progress), strict=True):
+    found = log_probs(subject, rows, batch_size, progress, batch_tokens)
+    for owner, scores in zip(owners, found, strict=True):
         nats[owner] -= float(scores.sum())
     return [
         DocumentScore(nats[owner], counts[owner], len(document.text.encode()))

@@ -47,7 +47,7 @@ def trainings_table(trainings: Mapping[str, Mapping[str, Any]]) -> str:
         *("step", "rows", "samples", "tokens", "seen before", "optimiser steps"),
         *("parameters trained", "memory per process", "checkpoints"),
     )
-    lines = ["".join(f"<th>{each}</th>" for each in head)]
+    lines = ["".join(f'<th scope="col">{each}</th>' for each in head)]
     for step, facts in trainings.items():
         rows = f"{facts['rows_kept']:,}" if "rows_kept" in facts else ""
         left_out = f"<small>{facts['rows_dropped']:,} left out</small>" if facts.get("rows_dropped") else ""

@@ -46,6 +46,7 @@ class MethodEntry(_Entry):
         inputs: Its ports by name.
         outputs: In order; the first is what a bare reference to the step means.
         hands_on: Every input is also an output, unchanged, under its own name.
+        figures: Port -> what a report computes of each of its sets; "" for figures under the step's name.
         options: The JSON Schema of its options, from the pydantic model.
     """
 
@@ -54,6 +55,7 @@ class MethodEntry(_Entry):
     inputs: dict[str, PortEntry]
     outputs: list[OutputEntry]
     hands_on: bool = False
+    figures: dict[str, list[str]] = {}
     options: dict[str, Any]
 
     def option_schema(self, option: str) -> dict[str, Any]:

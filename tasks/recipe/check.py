@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tasks.recipe import graph
 from tasks.recipe.catalogue import Catalogue, MethodEntry
@@ -14,7 +14,7 @@ from tasks.recipe.cron import cron_error
 from tasks.recipe.failures import ConfigInvalid
 from tasks.recipe.links import Known, Links, dependencies, kind_of, link, method_of
 from tasks.recipe.loading import Loaded, Path_, load
-from tasks.recipe.models import RESERVED, Recipe, Step
+from tasks.recipe.models import RESERVED, DataKind, Recipe, Step
 from tasks.recipe.options import option_error, option_remedy, resolved
 from tasks.recipe.overrides import FILE, Overridden, apply_overrides
 from tasks.recipe.problems import Problem, did_you_mean, dotted, format_problems
@@ -88,7 +88,7 @@ def recipe_faults(recipe: Recipe, shaped: Shape, raw: Any, catalogue: Catalogue)
     faults += _twin_faults(recipe, links, catalogue)
     faults += _schedule_faults(recipe)
     if recipe.release:
-        faults += release_faults(recipe, links, shaped.broken_steps, raw)
+        faults += release_faults(recipe, links, catalogue, shaped.broken_steps, raw)
     faults += form_faults(recipe, catalogue, shaped.broken_steps)
     return faults
 
@@ -129,7 +129,8 @@ def _data_faults(recipe: Recipe) -> list[Fault]:
             message = f"'{source.kind}' does not fit {source.uri}, which has {implied}"
             faults.append(((*path, "kind"), message, "leave 'kind' out"))
         elif kind_of(source) is None:
-            remedy = "add kind: documents, chats, pairs or exams"
+            *kinds, last = get_args(DataKind)
+            remedy = f"add kind: {', '.join(kinds)} or {last}"
             faults.append((path, "the kind of its rows cannot be told from the URI", remedy))
     return faults
 

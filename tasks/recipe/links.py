@@ -268,6 +268,4 @@ def _fitting(kinds: Sequence[str], path: Path_, known: Known, links: Links) -> s
 
 def _article(kind: str) -> str:
     """`a model`, `documents`: a kind in a sentence."""
-    return (
-        kind if kind in ("documents", "chats", "pairs", "exams", "tokens") else f"a {kind.replace('_', ' ')}"
-    )
+    return kind if kind.endswith("s") else f"a {kind.replace('_', ' ')}"

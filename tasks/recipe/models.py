@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, StringConstraints, Tag
 
+from tasks.recipe.gate_sets.options import GateSets
+
 NAME = r"^[a-z][a-z0-9_-]*$"
 """Names of recipes, data, steps and gates: lower-case letters, digits, `_` and `-`, first a letter."""
 
@@ -13,8 +15,13 @@ RESERVED = frozenset({"champion", "data", "or"})
 """Words of the reference language, which no step can be called."""
 
 Name = Annotated[str, StringConstraints(pattern=NAME)]
-DataKind = Literal["documents", "chats", "pairs", "exams"]
+DataKind = Literal[
+    "documents", "chats", "pairs", "exams", "facts", "questions", "programs", "requests", "prompts"
+]
 """The kinds of data sets; the other kinds of artefact are made by steps, models also named by URI."""
+
+Resources = Literal["cpu", "gpu", "large"]
+"""Sizes of machine."""
 
 
 def _one_or_many(value: Any) -> str:
@@ -61,7 +68,7 @@ class Step(_Part):
     method: str | None = None
     inputs: dict[str, Given] = {}
     options: dict[str, Any] = {}
-    resources: Literal["cpu", "gpu", "large"] = "cpu"
+    resources: Resources = "cpu"
     seed: int | None = Field(None, ge=0, lt=2**32)
 
 
@@ -78,16 +85,21 @@ class Schedule(_Part):
 
 
 class Gate(_Part):
-    """A rule that the evidence must satisfy.
+    """A rule that the evidence must satisfy. Exactly one of the four limits is given.
 
     Attributes:
         gate: The rule's name.
-        measure: `<set>.bits_per_byte` or `<set>.accuracy`.
+        measure: `<set>.<figure>` of the report, or a figure of the run: `run.device_hours`, `run.cost`,
+            `model.bytes`, `model.parameters`, `model.latency_ms`.
         against: What the candidate's value is compared with; `none` judges the value itself.
         change: `relative` divides the difference by the other's value.
         at_most: The largest value (or change) that passes.
         at_least: The smallest value (or change) that passes.
-        bound: Which end of the 95 % interval is judged, or the value.
+        better_by: The change for the better, whichever way that is, must be larger than this.
+        worse_by: The largest change for the worse that passes.
+        bound: Which end of the report's interval is judged, or the value, where there is no `confidence`.
+        confidence: With it the gate passes only if its limit is kept with this confidence, fails if it is
+            broken with this confidence, and is undecided otherwise; one-sided, before `Release.correction`.
         severity: `stop` forbids the release, `warn` only says so.
         reason: Why the rule is there, for the person who reads the verdict.
     """
@@ -98,7 +110,10 @@ class Gate(_Part):
     change: Literal["relative", "absolute"] = "absolute"
     at_most: float | None = None
     at_least: float | None = None
+    better_by: float | None = Field(None, ge=0)
+    worse_by: float | None = Field(None, ge=0)
     bound: Literal["value", "low", "high"] = "value"
+    confidence: float | None = Field(None, gt=0.5, lt=1)
     severity: Literal["stop", "warn"] = "stop"
     reason: str = Field(min_length=1)
 
@@ -115,12 +130,19 @@ class Release(_Part):
         report: The step whose report is the evidence.
         approval: `human` waits for a person, `none` promotes once the gates pass.
         gates: The rules.
+        gate_sets: Shipped sets of rules; in a plan they are written out among the gates.
+        correction: `bonferroni` divides the error that each gate's confidence leaves by the number of gates
+            with one, so that the confidence holds for all verdicts together; `none` does not.
+        prices: Size of machine -> price of an hour, in one currency, for the gate on `run.cost`.
     """
 
     candidate: str
     report: str
     approval: Literal["human", "none"] = "human"
     gates: list[Gate] = []
+    gate_sets: GateSets = GateSets()
+    correction: Literal["bonferroni", "none"] = "bonferroni"
+    prices: dict[Resources, Annotated[float, Field(ge=0)]] = {}
 
 
 class Recipe(_Part):

@@ -142,6 +142,13 @@ def _refuse(override: Override, value: Any) -> Problem | None:
         if rest[1] not in gates:
             return unknown("gate", rest[1], list(gates))
         return _refuse_below(rest[2:], list(Gate.model_fields), gates[rest[1]][1], problem)
+    if top == "release" and rest[:1] in (["gate_sets"], ["prices"]):
+        place: Any = value.get(top)
+        for part in rest[:-1]:  # the names of the keys are looked at with the rest of the recipe
+            place = place.get(part, {}) if isinstance(place, dict) else None
+        if not isinstance(place, dict):
+            return problem("there is nothing there to change", "correct the recipe first")
+        return None
     if top == "release" and rest:
         return _refuse_below(rest, list(Release.model_fields), value.get(top), problem)
     return problem(f"'{top}' has nothing below it", f"write {top}=<value>") if rest else None

@@ -19,6 +19,7 @@ from tasks.recipe.links import Link, Links, dependencies, linked_recipe
 from tasks.recipe.models import Recipe, Release
 from tasks.recipe.options import resolved
 from tasks.recipe.overrides import overrides_arguments
+from tasks.recipe.release_rules import with_gates
 
 FORMAT = 1
 
@@ -107,7 +108,7 @@ class Plan(_Frozen):
         data: The pinned data sets.
         uris: The pinned models named by URI.
         bindings: What each champion reference stood for; None while there was no champion.
-        release: The release rules.
+        release: The release rules, the gates of shipped sets written out.
         code: Step -> digests of its code by folder, and `versions` of libraries.
         intent: Of everything that determines the results but the champion: equal intents are the same work.
     """
@@ -195,6 +196,7 @@ def resolve(
     steps: list[PlannedStep] = []
     for name in graph.order(dependencies(recipe.steps)):
         steps.append(_step(name, recipe, catalogue, links, world, steps))
+    release = with_gates(recipe, catalogue)
     effective = recipe.model_dump(mode="json", exclude_unset=True)
     arguments = overrides_arguments(overrides) if isinstance(overrides, Mapping) else list(overrides)
     return Plan(
@@ -213,9 +215,9 @@ def resolve(
         data=dict(data),
         uris=dict(uris),
         bindings=dict(champion),
-        release=recipe.release,
+        release=release,
         code={name: dict(code[name]) for name in recipe.steps},
-        intent=_intent(recipe, steps, links, world, code),
+        intent=_intent(recipe, release, steps, links, world, code),
     )
 
 
@@ -304,6 +306,7 @@ def _pin(link: Link, place: str, world: _World) -> Pinned | None:
 
 def _intent(
     recipe: Recipe,
+    release: Release | None,
     steps: Sequence[PlannedStep],
     links: Links,
     world: _World,
@@ -321,7 +324,7 @@ def _intent(
         {
             "format": FORMAT,
             "model": recipe.model,
-            "release": recipe.release.model_dump(mode="json") if recipe.release else None,
+            "release": release.model_dump(mode="json") if release else None,
             "steps": {
                 step.name: {
                     "stage": step.stage,

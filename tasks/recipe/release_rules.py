@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
-from tasks.recipe.links import Links
+from tasks.recipe.catalogue import Catalogue
+from tasks.recipe.gate_sets.expand import RUN_FIGURES, Evidence, expanded
+from tasks.recipe.gate_sets.faults import NO_PRICES, set_faults
+from tasks.recipe.links import Links, linked_recipe, method_of
 from tasks.recipe.loading import Path_
 from tasks.recipe.models import Gate, Recipe, Release
 from tasks.recipe.problems import did_you_mean
 from tasks.recipe.structure import Fault
 
-MEASURES = {"documents": "bits_per_byte", "exams": "accuracy"}
-"""The ports of a report step that hold named sets, and the measure of each."""
+MODELS = ("baseline", "champion")
+"""The ports of a report step with what the candidate is compared with."""
+
+ONLY_WITH = (("few_shot", "shots"), ("wording_unseen_", "wordings_unseen"), ("wording_", "wordings"))
+"""Figures by their start, and the option of the report step without which they are not computed."""
+
+PROBES = "probes"
+"""The port of a report step that takes the outcomes of probes, each a step of its own."""
 
 
-def release_faults(recipe: Recipe, links: Links, broken_steps: frozenset[str], raw: Any) -> list[Fault]:
+def release_faults(
+    recipe: Recipe, links: Links, catalogue: Catalogue, broken_steps: frozenset[str], raw: Any
+) -> list[Fault]:
     """What is wrong with the release section."""
     release = recipe.release
     assert release is not None
@@ -25,20 +38,65 @@ def release_faults(recipe: Recipe, links: Links, broken_steps: frozenset[str], r
     ):
         faults += _role_faults(key, step, kind, recipe, links, broken_steps)
     if release.report in recipe.steps and "report" in links.outputs[release.report].values():
-        faults += _evidence_faults(release, links)
-        faults += _gate_faults(release, links, raw)
+        evidence = evidence_of(recipe, links, catalogue)
+        faults += _evidence_faults(release, links, catalogue, recipe)
+        faults += _gate_faults(release, links, evidence, raw)
+        faults += _empty_set_faults(raw)
+        faults += set_faults(recipe, evidence, sure=not _unsure(release, links))
     faults += _twice_faults(raw)
     return faults
 
 
-def sets_of(report: str, links: Links) -> dict[str, str]:
-    """The named sets that a report step computes: name -> measure."""
-    return {
-        f"{alternatives[0].reference.word}.{measure}": port
-        for port, measure in MEASURES.items()
-        for alternatives in links.inputs[report].get(port, [])
-        if alternatives
-    }
+def evidence_of(recipe: Recipe, links: Links, catalogue: Catalogue) -> Evidence:
+    """The named sets that the recipe's report step computes with their figures, and what it compares with."""
+    assert recipe.release is not None
+    report = recipe.release.report
+    ports = links.inputs[report]
+    method = method_of(recipe.steps[report], catalogue)
+    found: dict[str, tuple[str, ...]] = {}
+    probed: dict[str, list[str]] = {}
+    options = recipe.steps[report].options
+    for port, figures in (method.figures if method else {}).items():
+        for word in _words(links, report, port):
+            found[word] = tuple(figure for figure in figures if _asked(figure, options))
+    for probe in _words(links, report, PROBES):
+        step = recipe.steps.get(probe)
+        made = method_of(step, catalogue) if step else None
+        if made is not None:
+            found[probe] = tuple(made.figures.get("", ()))
+            probed[probe] = [port for port in MODELS if port in links.inputs[probe]]
+    return Evidence(found, [port for port in MODELS if port in ports], probed)
+
+
+def _asked(figure: str, options: Mapping[str, Any]) -> bool:
+    """Whether the options ask for a figure, where it takes an option to have it."""
+    for start, option in ONLY_WITH:
+        if figure.startswith(start) and not options.get(option):
+            return False
+    shots = re.fullmatch(r"accuracy_(\d+)", figure)
+    return shots is None or int(shots[1]) in (options.get("shots") or ())
+
+
+def with_gates(recipe: Recipe, catalogue: Catalogue) -> Release | None:
+    """The release rules of a recipe that has been checked, with the gates of its sets written out."""
+    release = recipe.release
+    if release is None:
+        return None
+    evidence = evidence_of(recipe, linked_recipe(recipe, catalogue), catalogue)
+    return Release(
+        candidate=release.candidate,
+        report=release.report,
+        approval=release.approval,
+        gates=expanded(release, evidence),
+        correction=release.correction,
+        prices=release.prices,
+    )
+
+
+def _words(links: Links, report: str, port: str) -> list[str]:
+    """What the sets of a port, or the steps of the probes, are called."""
+    first = [alternatives[0] for alternatives in links.inputs[report].get(port, []) if alternatives]
+    return [(each.step or each.reference.word) if port == PROBES else each.reference.word for each in first]
 
 
 def _role_faults(
@@ -58,7 +116,7 @@ def _role_faults(
     return []
 
 
-def _evidence_faults(release: Release, links: Links) -> list[Fault]:
+def _evidence_faults(release: Release, links: Links, catalogue: Catalogue, recipe: Recipe) -> list[Fault]:
     """The report must be about the candidate, and its sets must have names of their own."""
     faults: list[Fault] = []
     ports = links.inputs[release.report]
@@ -67,7 +125,8 @@ def _evidence_faults(release: Release, links: Links) -> list[Fault]:
         message = f"judges '{judged[0].reference}', not the candidate '{release.candidate}'"
         place: Path_ = ("steps", release.report, "inputs", "model")
         faults.append((place, message, f"write model: {release.candidate}"))
-    for port in MEASURES:
+    method = method_of(recipe.steps[release.report], catalogue)
+    for port in method.figures if method else ():
         words: list[str] = []
         for number, alternatives in enumerate(ports.get(port, [])):
             word = alternatives[0].reference.word if alternatives else None
@@ -79,36 +138,76 @@ def _evidence_faults(release: Release, links: Links) -> list[Fault]:
     return faults
 
 
-def _gate_faults(release: Release, links: Links, raw: Any) -> list[Fault]:
+def _gate_faults(release: Release, links: Links, evidence: Evidence, raw: Any) -> list[Fault]:
     faults: list[Fault] = []
-    sets = sets_of(release.report, links)
-    ports = links.inputs[release.report]
-    # A set whose reference is at fault is reported there; gates on it would only repeat that.
-    unsure = any(not alternatives for port in MEASURES for alternatives in ports.get(port, []))
+    known = [*evidence.measures, *RUN_FIGURES]
+    unsure = _unsure(release, links)
     for gate in release.gates:
         path: Path_ = ("release", "gates", _position(gate, raw))
         faults += _rule_faults(gate, path)
-        if gate.measure not in sets and not unsure:
+        word = gate.measure.rpartition(".")[0]
+        if gate.measure not in known and not unsure:
             message = f"step '{release.report}' computes no '{gate.measure}'"
-            word = gate.measure.partition(".")[0]
-            same = [name for name in sets if name.partition(".")[0] == word]
-            remedy = did_you_mean(gate.measure, same or sets, "give the report step documents or exams")
+            same = [name for name in known if name.rpartition(".")[0] == word]
+            near = same or evidence.measures
+            remedy = did_you_mean(gate.measure, near, "give the report step documents or exams")
             faults.append(((*path, "measure"), message, remedy))
-        if gate.against != "none" and gate.against not in ports:
-            message = f"step '{release.report}' has no input '{gate.against}' to compare with"
+        if gate.measure in RUN_FIGURES and (gate.against != "none" or gate.confidence is not None):
+            message = f"'{gate.measure}' is one known number: there is nothing to compare or to be sure of"
+            remedy = "leave against and confidence out; limit it with at_most"
+            faults.append((path, message, remedy))
+        elif gate.against != "none" and gate.against not in evidence.models(word):
+            step = word if word in evidence.probed else release.report
+            message = f"step '{step}' has no input '{gate.against}' to compare with"
             remedy = f"add {gate.against}: <model> to its inputs, or write against: none"
             faults.append(((*path, "against"), message, remedy))
+        if gate.measure == "run.cost" and not release.prices:
+            faults.append(((*path, "measure"), *NO_PRICES))
+    if release.correction != "bonferroni" and not any(
+        gate.confidence is not None for gate in expanded(release, evidence)
+    ):
+        remedy = "give gates a confidence, or leave it out"
+        faults.append((("release", "correction"), "corrects nothing: no gate has a confidence", remedy))
     return faults
+
+
+def _unsure(release: Release, links: Links) -> bool:
+    """A set whose reference is at fault is reported there; gates on it would only repeat that."""
+    ports = links.inputs[release.report]
+    return any(not alternatives for port in ports for alternatives in ports[port])
 
 
 def _rule_faults(gate: Gate, path: Path_) -> list[Fault]:
     faults: list[Fault] = []
-    if (gate.at_most is None) == (gate.at_least is None):
-        faults.append((path, "needs exactly one of at_most and at_least", "say which value passes"))
-    if gate.against == "none" and gate.change == "relative":
-        remedy = "write against: baseline or champion, or change: absolute"
-        faults.append(((*path, "change"), "'relative' has nothing to be relative to", remedy))
+    limits = (gate.at_most, gate.at_least, gate.better_by, gate.worse_by)
+    if sum(limit is not None for limit in limits) != 1:
+        message = "needs exactly one of at_most, at_least, better_by and worse_by"
+        faults.append((path, message, "say which value or change passes"))
+    if gate.against == "none":
+        for name in ("better_by", "worse_by"):
+            if getattr(gate, name) is not None:
+                remedy = "write against: baseline or champion, or limit the value with at_most or at_least"
+                faults.append(((*path, name), f"'{name}' has nothing to compare with", remedy))
+        if gate.change == "relative":
+            remedy = "write against: baseline or champion, or change: absolute"
+            faults.append(((*path, "change"), "'relative' has nothing to be relative to", remedy))
+    if gate.confidence is not None and gate.bound != "value":
+        remedy = "leave 'bound' out: with a confidence the gate's own interval is judged"
+        faults.append(((*path, "bound"), "has no effect beside a confidence", remedy))
     return faults
+
+
+def _empty_set_faults(raw: Any) -> list[Fault]:
+    written = raw["release"].get("gate_sets") if isinstance(raw.get("release"), dict) else None
+    return [
+        (
+            ("release", "gate_sets", name),
+            "is empty",
+            f"write {name}: {{}} to take it as it is, or leave it out",
+        )
+        for name, rules in (written.items() if isinstance(written, dict) else ())
+        if rules is None
+    ]
 
 
 def _written_gates(raw: Any) -> list[Any]:

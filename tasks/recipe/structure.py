@@ -12,6 +12,13 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from tasks.recipe.gate_sets.options import (
+    BudgetGates,
+    CompatibilityGates,
+    GateSets,
+    SafetyGates,
+    UpdateGates,
+)
 from tasks.recipe.loading import Path_
 from tasks.recipe.models import DataSource, Gate, Recipe, Release, Schedule, Step
 from tasks.recipe.problems import did_you_mean
@@ -118,6 +125,11 @@ _MODELS: tuple[tuple[tuple[str, ...], type[BaseModel]], ...] = (
     (("steps", "*"), Step),
     (("schedule",), Schedule),
     (("release", "gates", "*"), Gate),
+    (("release", "gate_sets"), GateSets),
+    (("release", "gate_sets", "update"), UpdateGates),
+    (("release", "gate_sets", "safety"), SafetyGates),
+    (("release", "gate_sets", "compatibility"), CompatibilityGates),
+    (("release", "gate_sets", "budget"), BudgetGates),
     (("release",), Release),
 )
 
@@ -169,6 +181,7 @@ _NEEDED: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
     (("data", "*"), ("uri", "kind")),
     (("steps", "*"), ("stage", "method")),
     (("release", "gates"), ()),
+    (("release", "gate_sets", "update"), ("new", "old")),
     (("release",), ("candidate", "report")),
 )
 

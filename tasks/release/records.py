@@ -71,12 +71,21 @@ class Pinned(Facts):
 
 
 class ReleaseRules(Facts):
-    """The recipe's `release` part."""
+    """The recipe's `release` part, as the plan has it: with the gates of shipped sets written out."""
 
     candidate: str
     report: str
     approval: Literal["human", "none"] = "human"
     gates: list[Gate] = Field(default_factory=list)
+    correction: Literal["bonferroni", "none"] = "bonferroni"
+    prices: dict[str, float] = Field(default_factory=dict)
+
+
+class PlannedStep(Facts):
+    """A step of the plan, and the size of machine that it runs on."""
+
+    name: str
+    resources: str = "cpu"
 
 
 class PlanFacts(Facts):
@@ -89,6 +98,7 @@ class PlanFacts(Facts):
         uris: Every model that the recipe names by URI.
         bindings: What each champion reference stood for.
         effective: The recipe as it ran; the card reads its owner and licence.
+        steps: What runs where.
     """
 
     run: str
@@ -102,6 +112,7 @@ class PlanFacts(Facts):
     recipe_digest: str = ""
     description: str = ""
     effective: dict[str, Any] = Field(default_factory=dict)
+    steps: list[PlannedStep] = Field(default_factory=list)
 
     def stated(self, name: str) -> str:
         """What the recipe says under a top-level key, "" where it says nothing."""
@@ -109,15 +120,21 @@ class PlanFacts(Facts):
 
 
 class Value(Facts):
-    """A measured value with the ends of its 95 % interval."""
+    """A measured value with the ends of its interval, and its distribution where the report keeps it."""
 
     value: float
     low: float | None = None
     high: float | None = None
+    quantiles: dict[str, float] | None = None
 
 
 class Delta(Facts):
-    """The candidate's value less another's, and the same divided by the other's value."""
+    """The candidate's value less another's, and the same divided by the other's value.
+
+    Attributes:
+        quantiles: Probability -> the difference below which it lies with that probability.
+        detectable: The smallest difference that the items would show.
+    """
 
     difference: float
     low: float | None = None
@@ -125,6 +142,10 @@ class Delta(Facts):
     relative: float | None = None
     relative_low: float | None = None
     relative_high: float | None = None
+    quantiles: dict[str, float] | None = None
+    relative_quantiles: dict[str, float] | None = None
+    p_value: float | None = None
+    detectable: float | None = None
 
 
 class MeasuredSet(Facts):
@@ -132,6 +153,7 @@ class MeasuredSet(Facts):
 
     name: str
     measure: str
+    unit: str = ""
     better: Literal["lower", "higher"]
     items: int
     values: dict[str, Value | None]
@@ -143,6 +165,11 @@ class Report(Facts):
 
     models: dict[str, dict[str, Any] | None] = Field(default_factory=dict)
     sets: list[MeasuredSet]
+
+    def same_model(self, role: str) -> bool:
+        """The model in this role is the candidate itself."""
+        own, other = self.models.get("model"), self.models.get(role)
+        return own is not None and other is not None and own.get("digest") == other.get("digest")
 
 
 def ancestors(records: Mapping[str, StepRecord], step: str) -> Iterator[StepRecord]:

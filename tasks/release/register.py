@@ -17,14 +17,19 @@ from tasks.recipe.failures import DataInvalid, Infrastructure
 from tasks.recipe.fingerprints import canonical
 from tasks.release import signature
 from tasks.release.card import card
+from tasks.release.costs import known_figures
 from tasks.release.gates import failure, judge, stopped
 from tasks.release.promote import decided_against, reconcile
 from tasks.release.records import Pinned, PlanFacts, Report, StepRecord
-from tasks.release.summary import summary, with_changes
+from tasks.release.summary import summary
+from tasks.release.verdict import verdicts, with_verdict
 from tasks.release.versions import LineageFacts, lineage, next_version
 from tasks.tracking import ledger, registry, runs
 from tasks.tracking.registry import VersionInfo
 from tasks.tracking.sources import source_of
+
+RESTRICTED = "restricted.html"
+"""The page of the report that shows items with their texts."""
 
 
 class ReleaseRecord(BaseModel):
@@ -67,8 +72,8 @@ def register(
 ) -> ReleaseRecord:
     """Judge, register, set the alias `candidate`, and write down all of it; safe to repeat.
 
-    Writes `runs/<run>/release.json`, `summary.md` and `report.html` to the store, and the same with the
-    report and the model card to the parent MLflow run.
+    Writes `runs/<run>/release.json`, `gates.json`, `summary.md`, `report.json` and `report.html` to the
+    store, and the same with the model card to the parent MLflow run.
 
     Args:
         store: Holds the run.
@@ -93,7 +98,9 @@ def register(
     _check_candidate(store, candidate.model)
     pages = fetch(store, evidence, cache)
     report = _read_report(pages / "report.json")
-    results = judge(facts.release.gates, report)
+    results = judge(
+        facts.release.gates, report, correction=facts.release.correction, known=known_figures(facts, steps)
+    )
     champion = registry.find_version(facts.model, "champion")
 
     source = source_of(store, candidate.model)
@@ -112,7 +119,7 @@ def register(
     elif stopped(results):
         outcome = "refused"
         version, semantic, change = None, None, ""
-        headline = f"{facts.model}: refused: {len(stopped(results))} gates failed"
+        headline = f"{facts.model}: refused: {len(stopped(results))} of {len(results)} gates stop it"
     else:
         outcome = "registered"
         made, tags = _register(facts, steps, candidate, evidence, source, champion, plan_uri, parent)
@@ -143,11 +150,14 @@ def register(
     documents = {
         "release.json": json.dumps(record.model_dump(), sort_keys=True, indent=1).encode(),
         "summary.md": text.encode(),
-        "report.html": with_changes(pages / "report.html", steps.values()),
+        "report.html": with_verdict(pages / "report.html", outcome, headline, results, facts, steps),
+        "report.json": (pages / "report.json").read_bytes(),
+        "gates.json": verdicts(outcome, facts, results),
     }
     for name, data in documents.items():
         store.write(f"runs/{facts.run}/{name}", data)
-    documents["report.json"] = (pages / "report.json").read_bytes()
+    if (pages / RESTRICTED).is_file():  # texts of items: for those who may read the store, not for MLflow
+        store.write(f"runs/{facts.run}/{RESTRICTED}", (pages / RESTRICTED).read_bytes())
     if outcome == "registered":
         shown = card(facts, steps, results, semantic=semantic or "", change=change, source=source)
         documents["model-card.md"] = shown.encode()

@@ -1,16 +1,14 @@
-"""What people read of a release: the summary for the approval, and what changed and why."""
+"""What people read of a release in the approval: the verdicts, the figures, what changed and why."""
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
-from tasks.recipe.failures import PerennialError
 from tasks.release.gates import GateResult, figure
 from tasks.release.records import Delta, MeasuredSet, Report, StepRecord, Value
 
-CHANGES_MARK = "<!-- changes -->"
+SIGNS = {"passed": "✓", "failed": "✗", "undecided": "?"}
+"""What stands before a verdict, for whoever sees no colours."""
 
 
 def summary(
@@ -36,9 +34,7 @@ def summary(
     ]
     lines += [_row(each) for each in report.sets]
     lines += ["", "95 % intervals in brackets (paired bootstrap).", "", "## Gates", ""]
-    lines += [f"- {'✓' if gate.passed else '✗'} {gate.text}" for gate in gates] or [
-        "The recipe has no gates."
-    ]
+    lines += [f"- {SIGNS[gate.verdict]} {gate.text}" for gate in gates] or ["The recipe has no gates."]
     lines += ["", "## What changed and why", ""]
     lines += [f"- **{step}**: {reason}" for step, reason in changes(records)]
     return "\n".join(lines) + "\n"
@@ -52,24 +48,6 @@ def changes(records: Iterable[StepRecord]) -> list[tuple[str, str]]:
     if cached:
         found.append((f"{len(cached)} of {len(every)} steps", f"unchanged ({', '.join(cached)})"))
     return found
-
-
-def with_changes(page: Path, records: Iterable[StepRecord]) -> bytes:
-    """The evaluation's page with the list of changes at its mark.
-
-    Raises:
-        PerennialError: The page has no mark.
-    """
-    text = page.read_text(encoding="utf-8")
-    if CHANGES_MARK not in text:
-        raise PerennialError(
-            f"{page}: no '{CHANGES_MARK}' to put the changes at; the evaluate stage must write it"
-        )
-    items = "".join(
-        f"<li><b>{html.escape(step)}</b>: {html.escape(reason)}</li>" for step, reason in changes(records)
-    )
-    section = f'<section id="changes"><h2>What changed and why</h2><ul>{items}</ul></section>'
-    return text.replace(CHANGES_MARK, section, 1).encode()
 
 
 def _row(each: MeasuredSet) -> str:

@@ -57,6 +57,9 @@ def _describe(called: str, method: Method) -> dict[str, Any]:
     unknown = sorted(kinds - set(KINDS))
     if unknown:
         raise PerennialError(f"{called}: there is no kind '{unknown[0]}'; see KINDS in tasks/stage.py")
+    without = sorted(set(method.figures) - {"", *method.inputs})
+    if without:
+        raise PerennialError(f"{called}: figures of '{without[0]}', which is none of its ports")
     schema = method.options.model_json_schema()
     for option, described in schema.get("properties", {}).items():
         if not described.get("description"):
@@ -77,5 +80,6 @@ def _describe(called: str, method: Method) -> dict[str, Any]:
         },
         "outputs": [{"name": name, "kind": kind} for name, kind in method.outputs.items()],
         "hands_on": method.hands_on,
+        "figures": {port: list(names) for port, names in method.figures.items()},
         "options": schema,
     }

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tasks.artefacts import Store
+from tasks.artefacts.kept import recall, remember
 from tasks.recipe.failures import Infrastructure
 from tasks.runner.logbook import POINTS
 from tasks.runner.ranks import outputs_folder, rank
@@ -96,6 +97,14 @@ class Context:
         """True once SIGTERM came."""
         self.cooperative = True
         return self._stop.is_set()
+
+    def recall(self, key: str) -> Path | None:
+        """What was kept under a key."""
+        return recall(self._store, key, self.cache / "evaluations", self._say)
+
+    def remember(self, key: str, path: Path) -> None:
+        """Keep a file under a key."""
+        remember(self._store, key, path)
 
 
 def outputs_of(context: Context, method: Method, passed: Mapping[str, Input]) -> dict[str, Path]:

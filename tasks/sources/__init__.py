@@ -24,7 +24,7 @@ class Materialised:
     """A dataset that was written.
 
     Attributes:
-        kind: documents, chats, pairs or exams.
+        kind: One of `tasks.sources.rows.ROWS`.
         rows: How many.
         meta: rows, characters and bytes (UTF-8) of their texts, split, uri.
     """
@@ -70,7 +70,7 @@ def materialise(
 
     Args:
         uri: Where the data is: `pydocs://`, `file://`, `s3://` or `hf://`.
-        kind: documents, chats, pairs or exams; None where the URI implies it.
+        kind: One of `tasks.sources.rows.ROWS`; None where the URI implies it.
         split: all, train or heldout, by a hash of each row's key (tasks/sources/splits.py).
         options: How to read it: `<field>_field: <name in the file>`; the hub has config, revision, hub_split.
         directory: An existing directory.

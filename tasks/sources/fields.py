@@ -8,7 +8,7 @@ from typing import Any
 from tasks.recipe.failures import ConfigInvalid, DataInvalid
 from tasks.recipe.problems import did_you_mean
 from tasks.sources.reading import Placed
-from tasks.sources.rows import fields_of, texts_of, trouble_with
+from tasks.sources.rows import fields_of, may_lack, texts_of, trouble_with
 
 
 def fields_from(kind: str, options: Mapping[str, Any], uri: str) -> dict[str, str]:
@@ -34,7 +34,7 @@ def rows_of(kind: str, values: Placed, chosen: Mapping[str, str]) -> Iterator[di
     """Rows of `kind` from the values of a file; other fields are left out.
 
     A row without a field `key` gets its place as its key (`notes/a.jsonl:12`). A number as a key becomes its
-    decimal digits.
+    decimal digits. What a row may lack may also be null, as it is in a table.
 
     Args:
         kind: The kind of the rows.
@@ -50,10 +50,12 @@ def rows_of(kind: str, values: Placed, chosen: Mapping[str, str]) -> Iterator[di
         row: dict[str, Any] = {}
         for field in fields_of(kind):
             source = chosen.get(field, field)
-            if source in value:
+            if value.get(source) is not None or (source in value and not may_lack(kind, field)):
                 row[field] = value[source]
             elif field == "key" and "key" not in chosen:
                 row["key"] = place
+            elif field not in chosen and may_lack(kind, field):
+                continue
             else:
                 remedy = f"name the field with the option {field}_field, or add it"
                 raise DataInvalid(

@@ -222,6 +222,14 @@ def _span(
     return start, stop + len(end.group()), True
 
 
+def end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """The token with which the template closes an assistant's turn, or None where it has none."""
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": PLACEHOLDER}]
+    closing = _text(tokenizer, turns, "(a turn to see its end)").partition(PLACEHOLDER)[2]
+    end = re.match(rf"\s*({_specials(tokenizer)})", closing)
+    return tokenizer.convert_tokens_to_ids(end.group(1)) if end else None
+
+
 def _straddled(offsets: Sequence[tuple[int, int]], border: int) -> bool:
     """Whether a token begins before `border` and ends after it."""
     return any(begin < border < end for begin, end in offsets)

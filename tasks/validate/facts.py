@@ -6,10 +6,11 @@ tell; a rule passes over None, the rule `schema` does not.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -18,12 +19,23 @@ from tasks.recipe.failures import DataInvalid
 Row = dict[str, Any]
 Facts = dict[str, int | None]
 
-_SHAPES: dict[str, frozenset[str]] = {
-    "documents": frozenset({"key", "text"}),
-    "chats": frozenset({"key", "messages"}),
-    "pairs": frozenset({"key", "prompt", "chosen", "rejected"}),
-    "exams": frozenset({"key", "question", "options", "answer"}),
+_SHAPES: dict[str, Mapping[str, str]] = {
+    "documents": {"text": "text"},
+    "chats": {"messages": "messages"},
+    "pairs": {"prompt": "messages", "chosen": "messages", "rejected": "messages"},
+    "exams": {"question": "text", "options": "texts", "answer": "whole number"},
+    "facts": {"prompt": "text", "answer": "text"},
+    "questions": {"question": "text", "answers": "texts"},
+    "programs": {"prompt": "text", "tests": "text"},
+    "requests": {"prompt": "text", "refuse": "yes or no"},
+    "prompts": {"prompt": "text"},
 }
+"""The fields that a row of each kind has beside its key, and what they hold."""
+_MORE: dict[str, Mapping[str, str]] = {
+    "facts": {"aliases": "texts", "relation": "text"},
+    "programs": {"entry_point": "text"},
+}
+"""The fields that it may have, beside `group`."""
 _ROLES = frozenset({"system", "user", "assistant"})
 
 _MOJIBAKE = re.compile(
@@ -68,15 +80,11 @@ def texts_of(kind: str, row: Row) -> list[str]:
 
 def has_shape(row: Any, kind: str) -> TypeGuard[Row]:
     """Whether a value has exactly its kind's fields, of their types."""
-    if not isinstance(row, dict) or row.keys() != _SHAPES[kind] or not isinstance(row["key"], str):
+    needed = {"key": "text", **_SHAPES[kind]}
+    known = {**needed, "group": "text", **_MORE.get(kind, {})}
+    if not isinstance(row, dict) or not needed.keys() <= row.keys() <= known.keys():
         return False
-    if kind == "documents":
-        return isinstance(row["text"], str)
-    if kind == "exams":
-        answer = row["answer"]
-        whole = isinstance(answer, int) and not isinstance(answer, bool)
-        return whole and isinstance(row["question"], str) and _are_texts(row["options"])
-    return all(_are_messages(row[field]) for field in _SHAPES[kind] - {"key"})
+    return all(_HOLDS[known[field]](value) for field, value in row.items())
 
 
 class Collector:
@@ -94,7 +102,7 @@ class Collector:
         if not has_shape(row, self.kind):
             return key, {**dict.fromkeys((*COLUMNS, *OWN_COLUMNS[self.kind])), "bad_shape": 1}
         texts = texts_of(self.kind, row)
-        content = json.dumps([row[field] for field in sorted(_SHAPES[self.kind] - {"key"})])
+        content = json.dumps([row[field] for field in sorted(_SHAPES[self.kind])])
         digest = hashlib.sha256(content.encode()).digest()
         copies = int(digest in self._seen)
         self._seen.add(digest)
@@ -144,17 +152,49 @@ def _exams(row: Row) -> Facts:
     }
 
 
+def _facts(row: Row) -> Facts:
+    answers = [row["answer"], *row.get("aliases", [])]
+    return {"blank": int(not row["prompt"].strip()), "blank_answers": _blanks(answers)}
+
+
+def _questions(row: Row) -> Facts:
+    answers = row["answers"]
+    return {
+        "blank": int(not row["question"].strip()),
+        "answers": len(answers),
+        "blank_answers": _blanks(answers),
+    }
+
+
+def _programs(row: Row) -> Facts:
+    return {
+        "blank": int(not row["prompt"].strip()),
+        "blank_tests": int(not row["tests"].strip()),
+        "broken_tests": int(not _is_python(row["tests"])),
+    }
+
+
 _OWN_FACTS: dict[str, Callable[[Row], Facts]] = {
     "documents": _documents,
     "chats": _chats,
     "pairs": _pairs,
     "exams": _exams,
+    "facts": _facts,
+    "questions": _questions,
+    "programs": _programs,
+    "requests": lambda row: {"blank": int(not row["prompt"].strip())},
+    "prompts": lambda row: {"blank": int(not row["prompt"].strip())},
 }
 OWN_COLUMNS: dict[str, tuple[str, ...]] = {
     "documents": ("blank",),
     "chats": ("disorder", "blank", "blank_answers"),
     "pairs": ("disorder", "blank", "blank_answers", "same_answers"),
     "exams": ("blank", "options", "blank_options", "same_options", "answer_outside"),
+    "facts": ("blank", "blank_answers"),
+    "questions": ("blank", "answers", "blank_answers"),
+    "programs": ("blank", "blank_tests", "broken_tests"),
+    "requests": ("blank",),
+    "prompts": ("blank",),
 }
 """The facts of one kind, beside `COLUMNS`."""
 _TEXTS: dict[str, Callable[[Row], list[str]]] = {
@@ -162,6 +202,11 @@ _TEXTS: dict[str, Callable[[Row], list[str]]] = {
     "chats": lambda row: _contents(row["messages"]),
     "pairs": lambda row: [*_contents(row["prompt"]), *_contents(row["chosen"]), *_contents(row["rejected"])],
     "exams": lambda row: [row["question"], *row["options"]],
+    "facts": lambda row: [row["prompt"], row["answer"], *row.get("aliases", [])],
+    "questions": lambda row: [row["question"], *row["answers"]],
+    "programs": lambda row: [row["prompt"], row["tests"]],
+    "requests": lambda row: [row["prompt"]],
+    "prompts": lambda row: [row["prompt"]],
 }
 
 
@@ -181,6 +226,27 @@ def _are_messages(value: Any) -> bool:
             for message in value
         )
     )
+
+
+def _is_whole_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_python(text: str) -> bool:
+    try:
+        ast.parse(text)
+    except (SyntaxError, ValueError):  # ValueError: a null character
+        return False
+    return True
+
+
+_HOLDS: dict[str, Callable[[Any], bool]] = {
+    "text": lambda value: isinstance(value, str),
+    "texts": _are_texts,
+    "messages": _are_messages,
+    "whole number": _is_whole_number,
+    "yes or no": lambda value: isinstance(value, bool),
+}
 
 
 def _contents(messages: list[dict[str, str]]) -> list[str]:

@@ -18,7 +18,7 @@ class Checked:
 
     Attributes:
         name: What the recipe calls it.
-        kind: documents, chats, pairs or exams.
+        kind: The kind of its rows.
         digest: Which artefact it is.
         rows: How many rows it has.
         outcomes: One for each rule.

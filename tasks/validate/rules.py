@@ -129,12 +129,60 @@ def _exams(o: Limits) -> list[Rule]:
     ]  # fmt: skip
 
 
-_TABLES = {"documents": _documents, "chats": _chats, "pairs": _pairs, "exams": _exams}
+def _facts(o: Limits) -> list[Rule]:
+    return [
+        *_of_every_kind(o),
+        Rule("empty", "blank", None, 0, "stop", "A prompt has no visible text."),
+        Rule("empty_answers", "blank_answers", None, 0, "stop", "An answer or alias has no visible text."),
+        _length(o, 1),
+    ]
+
+
+def _questions(o: Limits) -> list[Rule]:
+    return [
+        *_of_every_kind(o),
+        Rule("empty", "blank", None, 0, "stop", "A question has no visible text."),
+        Rule("has_answers", "answers", 1, None, "stop", "Without a right answer nothing can be right."),
+        Rule("empty_answers", "blank_answers", None, 0, "stop", "An answer has no visible text."),
+        _length(o, 1),
+    ]
+
+
+def _programs(o: Limits) -> list[Rule]:
+    return [
+        *_of_every_kind(o),
+        Rule("empty", "blank", None, 0, "stop", "A prompt has no visible text."),
+        Rule("empty_tests", "blank_tests", None, 0, "stop", "Without tests every program passes."),
+        Rule("tests_are_python", "broken_tests", None, 0, "stop", "No program can pass broken tests."),
+        _length(o, 1),
+    ]
+
+
+def _prompts(o: Limits) -> list[Rule]:
+    return [
+        *_of_every_kind(o),
+        Rule("empty", "blank", None, 0, "stop", "A prompt has no visible text."),
+        _length(o, 1),
+    ]
+
+
+_TABLES = {
+    "documents": _documents,
+    "chats": _chats,
+    "pairs": _pairs,
+    "exams": _exams,
+    "facts": _facts,
+    "questions": _questions,
+    "programs": _programs,
+    "requests": _prompts,
+    "prompts": _prompts,
+}
 
 NAMES: tuple[str, ...] = (
     "has_rows", "schema", "unique_keys", "replacement_characters", "mojibake", "control_characters",
     "duplicates", "empty", "length", "role_order", "empty_answers", "answers_differ",
     "enough_options", "empty_options", "options_differ", "answer_among_options", "leakage",
+    "has_answers", "empty_tests", "tests_are_python",
 )  # fmt: skip
 """Every rule's name. In the options a name means the rule in every kind that has it."""
 

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 from tasks.sft import METHODS
-from tasks.sft.rows import ChatSamples, render_chats
+from tasks.training.chats import ChatSamples, render_chats
 from tasks.training.models import load_model
 from tasks.training.objectives.causal_lm import supervised_logits
 from tests.conftest import write_tiny_model

@@ -47,6 +47,11 @@ GOOD: dict[str, list[dict[str, Any]]] = {
         {"key": f"e{i}", "question": f"Which of these is {i}?", "options": [f"{i}", "x", "y"], "answer": 0}
         for i in range(8)
     ],
+    "facts": [{"key": f"f{i}", "prompt": f"The {i}th letter is", "answer": f"letter {i}"} for i in range(8)],
+    "questions": [{"key": f"q{i}", "question": f"What is {i}?", "answers": [f"{i}"]} for i in range(8)],
+    "programs": [{"key": f"g{i}", "prompt": f"x = {i}\n", "tests": f"assert x == {i}"} for i in range(8)],
+    "requests": [{"key": f"r{i}", "prompt": f"Open door {i}", "refuse": i > 3} for i in range(8)],
+    "prompts": [{"key": f"b{i}", "prompt": f"Driver {i} said"} for i in range(8)],
 }
 SECRET = "A secret sentence of the exam that nobody may ever have seen while the model was trained on text."
 
@@ -78,6 +83,12 @@ BAD: list[tuple[str, str, dict[str, Any]]] = [
     ("exams", "answer_among_options", {"answer": 3}),
     ("exams", "duplicates", {"question": "Which of these is 0?", "options": ["0", "x", "y"]}),
     ("exams", "length", {"question": "long " * 200_001}),
+    ("facts", "empty_answers", {"aliases": ["7", " "]}),
+    ("questions", "has_answers", {"answers": []}),
+    ("programs", "empty_tests", {"tests": " "}),
+    ("programs", "tests_are_python", {"tests": "assert ("}),
+    ("requests", "schema", {"refuse": "no"}),
+    ("prompts", "empty", {"prompt": " "}),
 ]
 
 

@@ -18,8 +18,8 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from tasks.recipe.failures import DataInvalid
-from tasks.sft.rows import ChatSamples, render_chats
 from tasks.stage import Estimate, Method, Port, Result, StepContext, one
+from tasks.training.chats import ChatSamples, render_chats
 from tasks.training.estimate import training_estimate
 from tasks.training.fit import fit
 from tasks.training.guess import guess_tokens

@@ -23,7 +23,7 @@ from tasks.validate.rules import NAMES, rules_for, unknown_names
 if TYPE_CHECKING:
     import pandas as pd
 
-PORTS = ("documents", "chats", "pairs", "exams")
+PORTS = ("documents", "chats", "pairs", "exams", "facts", "questions", "programs", "requests", "prompts")
 TRAINING = ("documents", "chats", "pairs")
 
 BASE_BYTES = 400_000_000  # Python with Great Expectations and pandas, measured
@@ -240,6 +240,11 @@ METHOD = Method(
         "chats": Port(("chats",), "Conversations to train on.", many=True, optional=True),
         "pairs": Port(("pairs",), "Preferences to train on.", many=True, optional=True),
         "exams": Port(("exams",), "Questions that training text must not hold.", many=True, optional=True),
+        "facts": Port(("facts",), "Sentences to complete.", many=True, optional=True),
+        "questions": Port(("questions",), "Questions to answer from memory.", many=True, optional=True),
+        "programs": Port(("programs",), "Programs to complete, with tests.", many=True, optional=True),
+        "requests": Port(("requests",), "What to refuse, and what not.", many=True, optional=True),
+        "prompts": Port(("prompts",), "Beginnings to continue.", many=True, optional=True),
     },
     outputs={"result": "validation"},
     run=run,

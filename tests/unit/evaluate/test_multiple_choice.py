@@ -7,15 +7,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import GPT2Config, GPT2LMHeadModel
+from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForCausalLM
 
 from tasks.evaluate.multiple_choice import (
+    PLAIN,
     TOLERANCE,
+    Asked,
+    asked,
     encode,
-    honours_tree,
     score_exams,
     score_plain,
     score_tree,
+    takes_tree,
+    tree_holds,
 )
 from tasks.evaluate.rows import Exam
 from tasks.evaluate.scoring import Subject, load_subject
@@ -60,8 +64,9 @@ def by_hand(subject: Subject, exam: Exam) -> list[float]:
 @pytest.mark.parametrize("architecture", ["subject", "gpt2"])
 def test_tree_and_plain_equal_one_forward_per_option(architecture: str, request: pytest.FixtureRequest):
     subject = request.getfixturevalue(architecture)
-    questions = [encode(subject, exam, PROMPT) for exam in EXAMS]
-    assert honours_tree(subject, questions)
+    questions = encode(subject, [asked(exam, PROMPT) for exam in EXAMS])
+    assert takes_tree(subject)
+    assert tree_holds(subject, questions, score_tree(subject, questions, 5))
     for run in (score_tree, score_plain):
         for exam, values in zip(EXAMS, run(subject, questions, 5), strict=True):
             assert values == pytest.approx(by_hand(subject, exam), abs=TOLERANCE)
@@ -96,8 +101,8 @@ def test_a_model_that_ignores_the_mask_is_run_option_by_option(
         return forward(input_ids=input_ids, use_cache=use_cache, logits_to_keep=logits_to_keep)
 
     monkeypatch.setattr(subject.model, "forward", blind)
-    questions = [encode(subject, exam, PROMPT) for exam in EXAMS]
-    assert not honours_tree(subject, questions)
+    questions = encode(subject, [asked(exam, PROMPT) for exam in EXAMS])
+    assert not tree_holds(subject, questions, score_tree(subject, questions, 5))
     scores, how = score_exams(subject, EXAMS, PROMPT, 4)
     assert how == "question with each option"
     monkeypatch.undo()
@@ -105,17 +110,30 @@ def test_a_model_that_ignores_the_mask_is_run_option_by_option(
         assert score.log_likelihoods == pytest.approx(by_hand(subject, exam), abs=TOLERANCE)
 
 
+def test_a_window_that_the_tree_would_not_see_is_noticed(subject: Subject):
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, sliding_window=8, initializer_range=0.5,
+    )  # fmt: skip
+    windowed = dataclasses.replace(subject, model=MistralForCausalLM(config).eval())
+    scores, how = score_exams(windowed, EXAMS, PROMPT, 4)
+    assert how == PLAIN
+    for exam, score in zip(EXAMS, scores, strict=True):
+        assert score.log_likelihoods == pytest.approx(by_hand(windowed, exam), abs=1e-3)
+
+
 def test_a_boundary_that_merges_with_the_option_shares_less(subject: Subject):
     merged = dataclasses.replace(subject, prefix=())
     pieces = {"Q": [1, 2], "Q ab": [1, 9], "Q cd": [1, 2, 4]}
-    object.__setattr__(merged, "tokenizer", lambda text, **_: {"input_ids": pieces[text]})
-    encoded = encode(merged, Exam("k", "Q", ("ab", "cd"), 0), "{question}")
+    object.__setattr__(merged, "tokenizer", lambda texts, **_: {"input_ids": [pieces[t] for t in texts]})
+    (encoded,) = encode(merged, [Asked("k", "Q", ("ab", "cd"))])
     assert (encoded.start, encoded.shared) == (1, 1)
 
 
 def test_a_long_question_loses_its_first_tokens_for_all_options(subject: Subject):
     exam = Exam("k", "the value of an object " * 100, ("the key", "a name of the key"), 0)
-    encoded = encode(subject, exam, PROMPT)
+    (encoded,) = encode(subject, [asked(exam, PROMPT)])
     assert max(map(len, encoded.sequences)) == subject.window
     assert all(sequence[0] == subject.prefix[0] for sequence in encoded.sequences)
     assert len({sequence[: encoded.shared] for sequence in encoded.sequences}) == 1
@@ -126,4 +144,4 @@ def test_a_long_question_loses_its_first_tokens_for_all_options(subject: Subject
 def test_an_option_that_does_not_fit_is_named(subject: Subject):
     exam = Exam("long", "What?", ("the key " * 300, "it"), 0)
     with pytest.raises(DataInvalid, match=r"'long'.*256 tokens"):
-        encode(subject, exam, PROMPT)
+        encode(subject, [asked(exam, PROMPT)])

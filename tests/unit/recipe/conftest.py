@@ -19,6 +19,7 @@ def method(
     *,
     hands_on: bool = False,
     required: tuple[str, ...] = (),
+    figures: dict[str, list[str]] | None = None,
 ) -> dict[str, Any]:
     schema: dict[str, Any] = {
         "type": "object",
@@ -32,6 +33,7 @@ def method(
         "inputs": inputs,
         "outputs": [{"name": name, "kind": kind} for name, kind in outputs],
         "hands_on": hands_on,
+        "figures": figures or {},
         "options": schema,
     }
 
@@ -164,6 +166,19 @@ RAW: dict[str, Any] = {
                         "logs": port("training_log", many=True, optional=True),
                     },
                     [("report", "report")],
+                    {
+                        "shots": {
+                            "type": "array",
+                            "items": {"type": "integer"},
+                            "default": [],
+                            "description": "Numbers of examples.",
+                        }
+                    },
+                    figures={
+                        "documents": ["bits_per_byte"],
+                        "exams": ["accuracy", "negative_flips", "inconsistency", "few_shot"],
+                        "requests": ["refusal"],
+                    },
                 )
             },
         },

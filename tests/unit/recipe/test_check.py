@@ -33,7 +33,9 @@ def test_a_right_recipe(small, catalogue):
     assert checked.recipe.steps["tuned"].options == {"lr": 2e-4}
 
 
-@pytest.mark.parametrize("path", ["recipes/pydocs.yaml", "tests/recipes/tiny.yaml"])
+@pytest.mark.parametrize(
+    "path", ["recipes/pydocs.yaml", "tests/recipes/tiny.yaml", "tests/recipes/evidence.yaml"]
+)
 def test_the_shipped_recipes_are_right(path):
     assert format_problems(check(ROOT / path, Catalogue.load()).problems) == ""
 

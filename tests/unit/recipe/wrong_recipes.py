@@ -14,7 +14,7 @@ WRONG: dict[str, tuple[tuple[str, str], str, str, str]] = {
         (", kind: documents}", "}"),
         "data.news",
         "cannot be told",
-        "documents, chats, pairs or exams",
+        "documents, chats, pairs, exams, facts, questions, programs, requests or prompts",
     ),
     "data kind that does not fit": (
         ('"pydocs://chats"', '"pydocs://chats", kind: pairs'),

@@ -86,6 +86,7 @@ def report_of(relative: float = -0.2, champion: float | None = None) -> dict[str
             {
                 "name": "news",
                 "measure": "bits_per_byte",
+                "unit": "bits/byte",
                 "better": "lower",
                 "items": 42,
                 "values": {
@@ -169,7 +170,7 @@ def make_run(store: Store, tmp_path: Path) -> Callable[..., Run]:
         log = artefact("training_log", {"training.jsonl": "{}"})
         page = {
             "report.json": json.dumps(report_of(**figures)),
-            "report.html": "<html><!-- changes --></html>",
+            "report.html": "<html><!-- verdict --><!-- gates --><!-- changes --><!-- run --></html>",
         }
         report = artefact("report", page)
         model = {"kind": "model", "meta": dict(meta)}

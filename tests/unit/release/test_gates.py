@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from statistics import NormalDist
 from typing import Any
 
 import pytest
 
 from tasks.recipe.failures import ConfigInvalid, Failure
 from tasks.recipe.models import Gate
-from tasks.release.gates import GateResult, failure, judge, stopped
+from tasks.release.gates import GateResult, Known, failure, judge, stopped
 from tasks.release.records import Report
 
 MakeReport = Callable[..., dict[str, Any]]
@@ -111,3 +112,144 @@ def test_only_stop_gates_stop(make_report: MakeReport) -> None:
     assert "1 of 2 gates" in str(error)
     assert "hard: FAILED" in str(error)
     assert "soft" not in str(error)
+
+
+PROBABILITIES = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5)
+EVERY = (*PROBABILITIES, *(1 - each for each in PROBABILITIES[:-1]))
+
+
+def sure(value: float, error: float, **more: Any) -> dict[str, Any]:
+    """A report of one set of 100 items with a normal distribution of the difference."""
+    spread = NormalDist(value, error)
+    kept = {f"{p:g}": spread.inv_cdf(p) for p in EVERY}
+    delta = {"difference": value, "low": value - 2 * error, "high": value + 2 * error, "quantiles": kept}
+    named = {"name": "exams", "measure": "accuracy", "unit": "", "better": "higher", "items": 100} | more
+    held = {"value": 0.5, "low": 0.4, "high": 0.6}
+    return {
+        "models": {"model": {"digest": "m"}, "baseline": {"digest": "b"}, "champion": None},
+        "sets": [
+            {**named, "values": {"model": held, "baseline": held}, "against": {"baseline": delta}},
+        ],
+    }
+
+
+def exam(**more: Any) -> Gate:
+    return gate(measure="exams.accuracy", against="baseline", confidence=0.95, **more)
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "rule", "expected"),
+    [
+        (0.05, 0.02, {"better_by": 0.0}, "passed"),
+        (0.05, 0.04, {"better_by": 0.0}, "undecided"),
+        (-0.05, 0.02, {"better_by": 0.0}, "failed"),
+        (0.05, 0.02, {"better_by": 0.04}, "undecided"),
+        (0.05, 0.02, {"better_by": 0.09}, "failed"),
+        (-0.01, 0.005, {"worse_by": 0.02}, "passed"),
+        (-0.01, 0.02, {"worse_by": 0.02}, "undecided"),
+        (-0.06, 0.02, {"worse_by": 0.02}, "failed"),
+        (-0.06, 0.02, {"at_least": -0.1}, "passed"),
+        (-0.06, 0.02, {"at_most": -0.02}, "passed"),
+        (-0.06, 0.02, {"at_most": -0.1}, "failed"),
+    ],
+)
+def test_a_confidence_asks_for_the_whole_interval(
+    value: float, error: float, rule: dict[str, float], expected: str
+) -> None:
+    result = verdict(exam(**rule), sure(value, error))
+    assert result.verdict == expected
+    assert result.passed is (expected == "passed")
+
+
+@pytest.mark.parametrize(("better", "value"), [("higher", 0.05), ("lower", -0.05)])
+def test_better_and_worse_follow_the_figure(better: str, value: float) -> None:
+    assert verdict(exam(better_by=0.01), sure(value, 0.01, better=better)).passed
+    assert not verdict(exam(better_by=0.01), sure(-value, 0.01, better=better)).passed
+    assert verdict(exam(worse_by=0.1), sure(-value, 0.01, better=better)).passed
+    assert not verdict(exam(worse_by=0.01), sure(-value, 0.01, better=better)).passed
+
+
+def test_undecided_stops_and_says_what_it_would_take() -> None:
+    results = judge([exam(gate="learned", better_by=0.0)], Report.model_validate(sure(0.02, 0.02)))
+    (result,) = results
+    assert stopped(results) == [result]
+    # (1.645 + 0.842) standard errors at 100 items, and as many items as bring that to the seen 0.02.
+    assert result.detectable == pytest.approx(2.486 * 0.02, rel=1e-3)
+    assert result.needed == pytest.approx(100 * 2.486**2, abs=1)
+    for part in (
+        "UNDECIDED, so it stops",
+        "100 items decide from about 5.0 points",
+        "about 619",
+        "95 % confidence",
+    ):
+        assert part in result.text, result.text
+    (soft,) = judge([exam(severity="warn", better_by=0.0)], Report.model_validate(sure(0.02, 0.02)))
+    assert "warns, undecided" in soft.text
+    assert not stopped([soft])
+
+
+def test_nothing_would_decide_what_lies_on_the_limit() -> None:
+    assert "no sensible number" in verdict(exam(better_by=0.02), sure(0.02, 0.02)).text
+
+
+def test_the_error_is_shared_by_all_gates_with_a_confidence() -> None:
+    report = Report.model_validate(sure(0.04, 0.02))
+    gates = [exam(gate=f"g{n}", better_by=0.0) for n in range(5)]
+    plain = gate(gate="plain", measure="exams.accuracy", at_least=0.1)
+    alone, *_ = judge([gates[0], plain], report)
+    assert alone.verdict == "passed"
+    assert alone.tail == pytest.approx(0.05)
+    together, *_ = judge([*gates, plain], report)
+    assert together.verdict == "undecided"
+    assert together.tail == pytest.approx(0.01)
+    uncorrected, *_ = judge([*gates, plain], report, correction="none")
+    assert uncorrected.verdict == "passed"
+
+
+def test_the_same_model_is_no_sample() -> None:
+    report = sure(0.0, 0.02)
+    assert verdict(exam(worse_by=0.0), report).verdict == "undecided"
+    report["models"]["baseline"] = {"digest": "m"}
+    assert verdict(exam(worse_by=0.0), report).verdict == "passed"
+    assert verdict(exam(better_by=0.0), report).verdict == "failed"
+
+
+def test_a_confidence_needs_a_distribution() -> None:
+    report = sure(0.05, 0.02)
+    del report["sets"][0]["against"]["baseline"]["quantiles"]
+    with pytest.raises(ConfigInvalid, match="keeps no distribution"):
+        verdict(exam(better_by=0.0), report)
+    with pytest.raises(ConfigInvalid, match="keeps no distribution"):
+        verdict(gate(measure="exams.accuracy", at_least=0.4, confidence=0.9), report)
+    spread = NormalDist(0.5, 0.05)
+    report["sets"][0]["values"]["model"]["quantiles"] = {f"{p:g}": spread.inv_cdf(p) for p in EVERY}
+    assert verdict(gate(measure="exams.accuracy", at_least=0.4, confidence=0.9), report).passed
+
+
+def test_a_figure_that_no_item_tells_is_undecided() -> None:
+    result = verdict(
+        gate(measure="exams.few_shot", against="baseline", confidence=0.9, worse_by=0), sure(0, 1)
+    )
+    assert (result.verdict, result.passed, result.items) == ("undecided", False, 0)
+    assert "rests on 0 items" in result.text
+
+
+def test_a_share_of_flips_is_judged_as_it_is() -> None:
+    report = sure(0.03, 0.01, better="lower", measure="negative_flips")
+    report["sets"][0]["values"] = {"model": None, "baseline": None}
+    flips = gate(measure="exams.negative_flips", against="baseline", confidence=0.95, at_most=0.05)
+    assert verdict(flips, report).passed
+    result = verdict(flips.model_copy(update={"at_most": 0.04}), report)
+    assert result.verdict == "undecided"
+
+
+def test_figures_of_the_run() -> None:
+    budget = gate(measure="run.device_hours", at_most=2.0)
+    report = Report.model_validate(sure(0, 1))
+    (within,) = judge([budget], report, known={"run.device_hours": Known(1.5)})
+    assert within.passed
+    (over,) = judge([budget], report, known={"run.device_hours": Known(2.5)})
+    assert "FAILED: run.device_hours is 2.5, allowed at most 2" in over.text
+    (unknown,) = judge([budget], report, known={"run.device_hours": Known(None, "no record has them")})
+    assert (unknown.verdict, stopped([unknown])) == ("undecided", [unknown])
+    assert "not known: no record has them" in unknown.text

@@ -54,7 +54,14 @@ def test_documents_are_in_the_store_and_in_mlflow(make_run: MakeRun) -> None:
     assert "<!-- changes -->" not in page
     assert logged(run) == [
         f"release/{name}"
-        for name in ("model-card.md", "release.json", "report.html", "report.json", "summary.md")
+        for name in (
+            "gates.json",
+            "model-card.md",
+            "release.json",
+            "report.html",
+            "report.json",
+            "summary.md",
+        )
     ]
 
 
@@ -206,7 +213,7 @@ def test_what_is_not_there_is_told(make_run: MakeRun) -> None:
 
 
 def test_a_page_without_the_mark_is_a_bug(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tasks.release.summary.CHANGES_MARK", "<!-- another mark -->")
+    monkeypatch.setattr("tasks.release.verdict.MARKS", ("<!-- another mark -->", "", "", ""))
     with pytest.raises(PerennialError, match="another mark"):
         make_run().register()
 

@@ -83,3 +83,14 @@ def test_a_library_that_is_not_installed_has_the_version_of_the_images(
     assert code._version("nosuchlib") == "3.4"
     assert code._version("othersuchlib") == "not installed"
     assert code._version("pytest") != "not installed"
+
+
+def test_the_measures_are_part_of_what_the_suites_reports_depend_on() -> None:
+    found = {
+        path.relative_to(code.TASKS).as_posix() for path in code._closure(code._file_of("evaluate", "suite"))
+    }
+    measures = {
+        path.relative_to(code.TASKS).as_posix() for path in (code.TASKS / "evaluate/measures").glob("*.py")
+    }
+    assert measures <= found
+    assert len(measures) > 4

@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, Preempted
 from tasks.sft import METHODS
-from tasks.sft.rows import ChatSamples, render_chats
 from tasks.stage import Estimate, Result
+from tasks.training.chats import ChatSamples, render_chats
 from tasks.training.models import load_model, tokenizer_digest
 from tasks.training.objectives.causal_lm import CAUSAL_LM
 

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from tasks.recipe.failures import ConfigInvalid
 from tasks.sft import METHODS
-from tasks.sft.rows import ChatSamples, render_chats
+from tasks.training.chats import ChatSamples, render_chats
 from tasks.training.models import load_model, load_tokenizer
 from tasks.training.objectives.causal_lm import CAUSAL_LM
 from tasks.training.options import SOFT_PROMPTS, TrainOptions

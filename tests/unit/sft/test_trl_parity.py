@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from tasks.sft.rows import ChatSamples, render_chats
+from tasks.training.chats import ChatSamples, render_chats
 from tasks.training.log import read_rows
 from tasks.training.loop import TrainOptions, train
 from tasks.training.models import load_model

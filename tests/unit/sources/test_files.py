@@ -118,12 +118,28 @@ def test_a_parquet_file_with_other_bytes_in_its_middle_is_named(tmp_path):
         ("pairs", '{"prompt": [], "chosen": [], "rejected": []}'),
         ("exams", '{"question": "?", "options": ["a", "b"], "answer": 2}'),
         ("exams", '{"question": "?", "options": ["a"], "answer": 0}'),
+        ("facts", '{"prompt": "The capital is"}'),
+        ("questions", '{"question": "?", "answers": []}'),
+        ("programs", '{"prompt": "x = 1", "tests": 3}'),
+        ("requests", '{"prompt": "?", "refuse": "yes"}'),
+        ("prompts", '{"prompt": "?", "group": 3}'),
     ],
 )
 def test_rows_of_the_other_kinds_are_checked_too(tmp_path, kind, text):
     (tmp_path / "x.jsonl").write_text(text)
     with pytest.raises(DataInvalid, match=r"x\.jsonl:1: "):
         read(tmp_path / "x.jsonl", kind)
+
+
+def test_what_a_row_may_lack_may_be_missing_or_null_but_not_where_it_is_named(tmp_path):
+    fact = '{"prompt": "It is", "answer": "so", "aliases": ["thus"], "relation": null, "group": "north"}'
+    (tmp_path / "x.jsonl").write_text(f'{fact}\n{{"prompt": "It is", "answer": "so"}}')
+    assert list(read(tmp_path, "facts")) == [
+        {"key": "x.jsonl:1", "prompt": "It is", "answer": "so", "aliases": ["thus"], "group": "north"},
+        {"key": "x.jsonl:2", "prompt": "It is", "answer": "so"},
+    ]
+    with pytest.raises(DataInvalid, match="field 'dialect' is missing"):
+        list(read(tmp_path, "facts", group_field="dialect"))
 
 
 def test_keys_default_to_path_and_line_and_may_be_numbers(tmp_path):

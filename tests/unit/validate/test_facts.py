@@ -21,7 +21,21 @@ PAIR = {
     "rejected": talk((A, "No.")),
 }
 EXAM = {"key": "k", "question": "Which?", "options": ["a", "b"], "answer": 1}
-GOOD: dict[str, dict[str, Any]] = {"documents": DOCUMENT, "chats": CHAT, "pairs": PAIR, "exams": EXAM}
+GOOD: dict[str, dict[str, Any]] = {
+    "documents": DOCUMENT,
+    "chats": CHAT,
+    "pairs": PAIR,
+    "exams": EXAM,
+    "facts": {"key": "k", "prompt": "The capital of Peru is", "answer": "Lima"},
+    "questions": {"key": "k", "question": "Who?", "answers": ["Ann", "Ann Lee"]},
+    "programs": {"key": "k", "prompt": "def f():\n", "tests": "assert f()"},
+    "requests": {"key": "k", "prompt": "Open it.", "refuse": True},
+    "prompts": {"key": "k", "prompt": "The driver said"},
+}
+MORE: dict[str, dict[str, Any]] = {
+    "facts": {"aliases": ["Lima, Peru"], "relation": "capital"},
+    "programs": {"entry_point": "f"},
+}
 
 
 def facts(kind: str, *rows: Any) -> dict[str, int | None]:
@@ -33,7 +47,7 @@ def facts(kind: str, *rows: Any) -> dict[str, int | None]:
 @pytest.mark.parametrize("kind", list(GOOD))
 def test_a_good_row_has_nothing_wrong(kind):
     found = facts(kind, GOOD[kind])
-    wrong = {name: value for name, value in found.items() if name not in ("characters", "options")}
+    wrong = {name: value for name, value in found.items() if name not in ("characters", "options", "answers")}
     assert set(found) == {*COLUMNS, *OWN_COLUMNS[kind]}
     assert set(wrong.values()) == {0}
 
@@ -69,6 +83,16 @@ def test_a_good_row_has_nothing_wrong(kind):
         ("exams", {"options": ["a", "b", "a "]}, "same_options", 1),
         ("exams", {"answer": 2}, "answer_outside", 1),
         ("exams", {"answer": -1}, "answer_outside", 1),
+        ("facts", {"prompt": " "}, "blank", 1),
+        ("facts", {"answer": "", "aliases": ["x", " "]}, "blank_answers", 2),
+        ("questions", {"question": ""}, "blank", 1),
+        ("questions", {"answers": []}, "answers", 0),
+        ("questions", {"answers": ["x", " "]}, "blank_answers", 1),
+        ("programs", {"prompt": ""}, "blank", 1),
+        ("programs", {"tests": "\n"}, "blank_tests", 1),
+        ("programs", {"tests": "assert f("}, "broken_tests", 1),
+        ("requests", {"prompt": "\t"}, "blank", 1),
+        ("prompts", {"prompt": ""}, "blank", 1),
     ],
 )
 def test_what_is_wrong_is_counted(kind, changed, fact, value):
@@ -98,6 +122,12 @@ def test_a_row_that_repeats_an_earlier_one_is_a_copy_whatever_its_key(kind):
         ("exams", EXAM | {"answer": True}),
         ("exams", EXAM | {"options": "ab"}),
         ("exams", EXAM | {"options": [1, 2]}),
+        ("facts", GOOD["facts"] | {"aliases": "Lima"}),
+        ("facts", GOOD["facts"] | {"entry_point": "f"}),
+        ("questions", GOOD["questions"] | {"answers": "Ann"}),
+        ("programs", GOOD["programs"] | {"entry_point": None}),
+        ("requests", GOOD["requests"] | {"refuse": 1}),
+        ("prompts", GOOD["prompts"] | {"group": 3}),
     ],
 )
 def test_a_row_without_its_kinds_shape_tells_only_that(kind, row):
@@ -105,6 +135,11 @@ def test_a_row_without_its_kinds_shape_tells_only_that(kind, row):
     found = facts(kind, row)
     assert found.pop("bad_shape") == 1
     assert set(found.values()) == {None}
+
+
+@pytest.mark.parametrize("kind", list(GOOD))
+def test_what_a_row_may_have_beside_is_no_fault(kind):
+    assert has_shape(GOOD[kind] | MORE.get(kind, {}) | {"group": "north"}, kind)
 
 
 @pytest.mark.parametrize("line", [b'{"key": "k", "te\n', b'{"key": "caf\xe9"}\n', b"\n"])

@@ -5,10 +5,9 @@ import pytest
 from pydantic import ValidationError
 
 from tasks.validate.facts import COLUMNS, OWN_COLUMNS
+from tasks.validate.methods.expectations import PORTS as KINDS
 from tasks.validate.methods.expectations import ExpectationsOptions, estimate
 from tasks.validate.rules import NAMES, rules_for
-
-KINDS = ("documents", "chats", "pairs", "exams")
 
 
 @pytest.mark.parametrize("kind", KINDS)

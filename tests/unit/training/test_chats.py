@@ -5,7 +5,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from tasks.recipe.failures import DataInvalid
-from tasks.sft.rows import ChatSamples, Conversations, pack, render_chats
+from tasks.training.chats import ChatSamples, Conversations, pack, render_chats
 from tasks.training.interface import NOT_SUPERVISED
 from tasks.training.render import Rendered
 

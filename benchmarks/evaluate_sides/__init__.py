@@ -1,0 +1,1 @@
+"""The sides that benchmarks/evaluate.py compares, a file for each subject."""

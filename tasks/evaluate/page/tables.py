@@ -1,0 +1,159 @@
+"""The report's tables: items that changed sides, groups, probes, and every figure."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tasks.evaluate.page.flips import Changed, counts
+from tasks.evaluate.page.parts import RESTRICTED, section, table
+from tasks.evaluate.page.words import (
+    ROLES,
+    between,
+    change,
+    figure,
+    is_comparison,
+    main_entries,
+    measured,
+    number,
+    signed,
+)
+
+MOST_KEYS = 12
+"""Keys of changed items that the page names; the restricted page has all of them."""
+
+
+def flips(report: Mapping[str, Any], changed: Sequence[Changed], *, restricted: bool) -> str:
+    """How many items changed sides, against each model; by key only."""
+    sizes = {entry["name"]: int(entry["items"]) for entry in report["sets"]}
+    rows = []
+    for one in counts(changed):
+        keys = ", ".join(
+            f'<a href="{RESTRICTED}#{html.escape(each.anchor)}">{html.escape(each.key)}</a>'
+            if restricted
+            else html.escape(each.key)
+            for each in one.lost[:MOST_KEYS]
+        )
+        more = f" and {len(one.lost) - MOST_KEYS:,} more" if len(one.lost) > MOST_KEYS else ""
+        rows.append(
+            f'<tr><th scope="row"><b>{html.escape(one.name)}</b><small>{measured(one.figure)}, against the '
+            f"{one.against}</small></th><td>{sizes.get(one.name, 0):,}</td>"
+            f'<td class="worse">▼ {len(one.lost):,}</td><td class="better">▲ {len(one.gained):,}</td>'
+            f'<td class="text"><details><summary>which were lost</summary>{keys or "none"}{more}'
+            "</details></td></tr>"
+        )
+    if not rows:
+        return ""
+    where = (
+        f' <a href="{RESTRICTED}">The restricted page</a>, beside this one in the store, has their texts.'
+        if restricted
+        else ""
+    )
+    note = f"Items that the other model had right and this one has not, and the reverse.{where}"
+    return section("Flips", note, table(("Set", "Items", "Lost", "Gained", "Items by key"), rows, "flips"))
+
+
+def slices(sets: Sequence[Mapping[str, Any]]) -> str:
+    """The main figure of each set by group."""
+    parts = []
+    for entry in main_entries(sets):
+        groups = entry.get("groups")
+        if not groups:
+            continue
+        roles = [role for role in ("model", *ROLES) if entry["values"][role] is not None]
+        rows = []
+        for group, found in groups.items():
+            cells = "".join(_held(entry, found["values"][role]) for role in roles)
+            rows.append(
+                f'<tr><th scope="row">{html.escape(group)}</th><td>{found["items"]:,}</td>{cells}</tr>'
+            )
+        title = f"<h3>{html.escape(entry['name'])}, {measured(entry['measure'])}</h3>"
+        parts.append(title + table(("Group", "Items", *("candidate", *roles[1:])), rows))
+    gaps = [entry for entry in sets if entry["measure"].endswith("_gap") and entry["values"]["model"]]
+    if gaps:
+        told = "".join(
+            f"<li><b>{html.escape(gap['name'])}</b>, {measured(gap['measure'].removesuffix('_gap'))}: "
+            f"{figure(gap, gap['values']['model']['value'])} between the best and the worst group"
+            f"{_gap_change(gap)}</li>"
+            for gap in gaps
+        )
+        parts.append(f"<details><summary>The gaps between groups</summary><ul>{told}</ul></details>")
+    return section("Slices", "The same figures by group of items.", "".join(parts))
+
+
+def _gap_change(gap: Mapping[str, Any]) -> str:
+    found = next((each for role in ROLES if (each := change(gap, role)) is not None), None)
+    if found is None:
+        return ""
+    return f", {signed(found.value)} {html.escape(found.unit)} against the {found.against} {found.label}"
+
+
+def probes(report: Mapping[str, Any], *, restricted: bool) -> str:
+    """What the probes found, and what they say about reading it."""
+    parts = []
+    for step, facts in report.get("probes", {}).items():
+        entries = [entry for entry in report["sets"] if entry["name"] == step]
+        notes = "".join(f"<li>{html.escape(note)}</li>" for note in facts.get("notes", []))
+        roles = [role for role in ("model", *ROLES) if any(each["values"][role] for each in entries)]
+        rows = [_row(entry, roles) for entry in entries]
+        parts.append(
+            f"<h3>{html.escape(step)} ({measured(facts['probe'])})</h3>{f'<ul>{notes}</ul>' if notes else ''}"
+            + table(("Figure", "Items", *_columns(roles)), rows)
+        )
+    where = f' Their samples are in <a href="{RESTRICTED}">the restricted page</a>.' if restricted else ""
+    return section("Probes", f"Trials beside the sets, each a step of its own.{where}", "".join(parts))
+
+
+def figures(report: Mapping[str, Any]) -> str:
+    """Every figure of every set, folded away set by set."""
+    roles = [role for role in ("model", *ROLES) if report["models"][role]]
+    beside = report.get("probes", {})
+    names = [name for name in dict.fromkeys(entry["name"] for entry in report["sets"]) if name not in beside]
+    parts = []
+    for name in names:
+        rows = [_row(entry, roles) for entry in report["sets"] if entry["name"] == name]
+        title = f"{html.escape(name)}: {len(rows)} figure{'s' if len(rows) > 1 else ''}"
+        inner = table(("Figure", "Items", *_columns(roles)), rows)
+        parts.append(f"<details><summary>{title}</summary>{inner}</details>")
+    confidence = report["manifest"]["bootstrap"]["confidence"]
+    return section("All figures", f"Small figures are {confidence:.0%} intervals over items.", "".join(parts))
+
+
+def _columns(roles: Sequence[str]) -> list[str]:
+    others = [role for role in roles if role != "model"]
+    return ["candidate", *others, *(f"against {role}" for role in others)]
+
+
+def _row(entry: Mapping[str, Any], roles: Sequence[str]) -> str:
+    doc = f"<small>{html.escape(entry['doc'])}</small>" if entry.get("doc") else ""
+    cells = "".join(_held(entry, entry["values"][role]) for role in roles)
+    for role in roles:
+        if role != "model":
+            cells += _against(entry, role)
+    return (
+        f'<tr><th scope="row">{measured(entry["measure"])}{doc}</th><td>{entry["items"]:,}</td>{cells}</tr>'
+    )
+
+
+def _against(entry: Mapping[str, Any], role: str) -> str:
+    delta = entry["against"].get(role)
+    if delta is None:
+        return "<td>–</td>"
+    if is_comparison(entry):
+        ends = "" if delta["low"] is None else f"<small>{between(entry, delta['low'], delta['high'])}</small>"
+        return f"<td>{figure(entry, delta['difference'])}{ends}</td>"
+    found = change(entry, role)
+    if found is None:
+        return f"<td>{number(delta['difference'])}</td>"
+    return (
+        f"<td>{signed(found.value)} {html.escape(found.unit)}"
+        f"<small>{signed(found.low)} to {signed(found.high)}</small>{found.label}</td>"
+    )
+
+
+def _held(entry: Mapping[str, Any], value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return "<td>–</td>"
+    ends = between(entry, value["low"], value["high"])
+    return f"<td>{figure(entry, value['value'])}<small>{ends}</small></td>"

@@ -1,0 +1,1 @@
+"""What the probes of a model version share: scores, short trainings, contrasted models, probe.json."""

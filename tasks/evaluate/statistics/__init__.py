@@ -1,0 +1,1 @@
+"""Intervals, tests and power: what a difference between two models on one set is worth."""

@@ -1,0 +1,65 @@
+"""What a run and its candidate cost: the figures that `budget` gates limit, as far as they are on record."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tasks.release.gates import Known
+from tasks.release.records import PlanFacts, StepRecord
+
+LATENCY = "latency_ms"
+"""The metric of the report step, or of a probe that it reads, with the time for one new token."""
+
+
+def known_figures(plan: PlanFacts, records: Mapping[str, StepRecord]) -> dict[str, Known]:
+    """Every figure of the run, or why it is not known.
+
+    A cached step counts with what it took when it ran: a candidate is not cheaper for being judged twice.
+    """
+    candidate = records[plan.release.candidate.partition(".")[0]]
+    meta = candidate.output(plan.release.candidate, "model").meta
+    return {
+        "run.device_hours": _hours(records),
+        "run.cost": _cost(plan, records),
+        **{f"model.{fact}": _fact(meta.get(fact), fact) for fact in ("bytes", "parameters")},
+        "model.latency_ms": _latency(plan, records),
+    }
+
+
+def hours(record: StepRecord) -> float:
+    """Hours of machines that a step took, all attempts and machines together."""
+    return record.device_seconds / 3600
+
+
+def _unknown(records: Mapping[str, StepRecord]) -> list[str]:
+    return [name for name, record in records.items() if record.device_seconds <= 0]
+
+
+def _hours(records: Mapping[str, StepRecord]) -> Known:
+    missing = _unknown(records)
+    if missing:
+        return Known(None, f"the records of {', '.join(missing)} have no device seconds")
+    return Known(sum(hours(record) for record in records.values()))
+
+
+def _cost(plan: PlanFacts, records: Mapping[str, StepRecord]) -> Known:
+    if _hours(records).value is None:
+        return _hours(records)
+    machines = {step.name: step.resources for step in plan.steps}
+    unpriced = [name for name in records if machines.get(name) not in plan.release.prices]
+    if unpriced:
+        return Known(None, f"release.prices has no price for the machines of {', '.join(unpriced)}")
+    return Known(sum(hours(record) * plan.release.prices[machines[name]] for name, record in records.items()))
+
+
+def _fact(value: object, fact: str) -> Known:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return Known(float(value))
+    return Known(None, f"the candidate's manifest says nothing of its {fact}")
+
+
+def _latency(plan: PlanFacts, records: Mapping[str, StepRecord]) -> Known:
+    report = records[plan.release.report.partition(".")[0]]
+    if LATENCY in report.metrics:
+        return Known(report.metrics[LATENCY])
+    return Known(None, f"step '{report.step}' has measured none (metric '{LATENCY}')")

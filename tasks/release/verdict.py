@@ -1,0 +1,252 @@
+"""The verdict for people, put into the report's page, and the same as JSON (gates.json)."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+from tasks.recipe.failures import PerennialError
+from tasks.recipe.gate_sets.expand import RUN_FIGURES
+from tasks.release.costs import hours
+from tasks.release.drawings import forgetting, interval
+from tasks.release.gates import MOST_NEEDED, GateResult, rule_words, stopped, told
+from tasks.release.records import PlanFacts, StepRecord, ancestors
+from tasks.release.summary import SIGNS, changes
+
+SCHEMA = 1
+MARKS = ("<!-- verdict -->", "<!-- gates -->", "<!-- changes -->", "<!-- run -->")
+"""Places in the page of the evaluate stage (tasks/evaluate/page); its style has the classes used below."""
+
+OUTCOMES = {
+    "registered": ("pass", "✓ The gates allow this release"),
+    "no_change": ("same", "= Nothing new to release"),
+    "refused": ("stop", "✗ The gates stop this release"),
+}
+
+
+def verdicts(outcome: str, plan: PlanFacts, gates: Sequence[GateResult]) -> bytes:
+    """gates.json: every gate with its verdict, figure, interval, limit, and what it would take to decide."""
+    content = {
+        "schema": SCHEMA,
+        "run": plan.run,
+        "model": plan.model,
+        "outcome": outcome,
+        "correction": plan.release.correction,
+        "stopped_by": [gate.gate for gate in stopped(gates)],
+        "gates": [asdict(gate) for gate in gates],
+    }
+    return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def with_verdict(
+    page: Path,
+    outcome: str,
+    headline: str,
+    gates: Sequence[GateResult],
+    plan: PlanFacts,
+    records: Mapping[str, StepRecord],
+) -> bytes:
+    """The evaluation's page with the verdict, what changed, and where it came from and what it cost.
+
+    Raises:
+        PerennialError: The page lacks one of the marks.
+    """
+    text = page.read_text(encoding="utf-8")
+    parts = (
+        _verdict(outcome, headline, gates),
+        _gates(gates, plan) + _open(gates) + forgetting(gates),
+        _changes(records),
+        _run(plan, records),
+    )
+    for mark, part in zip(MARKS, parts, strict=True):
+        if mark not in text:
+            raise PerennialError(f"{page}: no '{mark}' to write at; the evaluate stage must put it there")
+        text = text.replace(mark, part, 1)
+    return text.encode()
+
+
+def _verdict(outcome: str, headline: str, gates: Sequence[GateResult]) -> str:
+    """In a line, and the gates that stop it."""
+    kind, words = OUTCOMES[outcome]
+    counted = [(word, sum(gate.verdict == word for gate in gates)) for word in SIGNS]
+    counts = ", ".join(f"{count} {word}" for word, count in counted if count)
+    why = "".join(f"<li>{_short(gate)}</li>" for gate in stopped(gates))
+    return (
+        f'<div class="banner {kind}"><p class="big">{words}</p><p>{html.escape(headline)}. '
+        f"{f'Gates: {counts}.' if gates else 'The recipe has no gates.'}</p>"
+        f"{f'<ul>{why}</ul>' if why else ''}</div>"
+    )
+
+
+def _short(gate: GateResult) -> str:
+    """A gate that stops the release, in half a line."""
+    found = "not known"
+    if gate.value is not None:
+        between = ""
+        if gate.low is not None and gate.high is not None:
+            between = f" ({shown(gate, gate.low).removesuffix(' points')} to {shown(gate, gate.high)})"
+        against = "" if gate.against == "none" else f" against the {gate.against}"
+        found = f"{shown(gate, gate.value)}{between}{against}"
+    return (
+        f"<b>{SIGNS[gate.verdict]} {html.escape(gate.gate)}</b> {gate.verdict}: "
+        f"{html.escape(gate.measure)} is {found}, allowed {_allowed(gate)}"
+    )
+
+
+def _allowed(gate: GateResult) -> str:
+    return f"{rule_words(gate.sign, strict=gate.strict)} {shown(gate, gate.threshold)}"
+
+
+def _gates(gates: Sequence[GateResult], plan: PlanFacts) -> str:
+    """Every gate, those that stop the release first, then those that warn."""
+    if not gates:
+        return "<p>The recipe has no gates.</p>"
+    ordered = sorted(gates, key=lambda gate: (gate.passed, gate.severity != "stop"))
+    tested = sum(gate.confidence is not None for gate in gates)
+    corrected = plan.release.correction == "bonferroni" and tested > 1
+    note = ""
+    if tested:
+        note = (
+            f'<p class="note">A gate with a confidence passes only where its whole interval keeps to the '
+            f"limit, and fails only where the whole interval breaks it. The confidence holds "
+            f"{f'for all {tested} of them together' if corrected else 'for each of them alone'}.</p>"
+        )
+    head = "".join(
+        f'<th scope="col">{each}</th>'
+        for each in ("Verdict", "Gate", "Found", "Interval and limit", "Allowed", "Items")
+    )
+    rows = "".join(_row(gate) for gate in ordered)
+    return (
+        f'{note}<div class="scroll"><table class="gates"><thead><tr>{head}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _row(gate: GateResult) -> str:
+    soft = "" if gate.severity == "stop" else "<small>only warns</small>"
+    missing = f"<small>no {gate.against} yet</small>" if gate.passed else "not known"
+    found = missing if gate.value is None else shown(gate, gate.value)
+    against = (
+        "" if gate.against == "none" or gate.value is None else f"<small>against the {gate.against}</small>"
+    )
+    between = (
+        ""
+        if gate.low is None or gate.high is None
+        else f"<small>{shown(gate, gate.low)} to {shown(gate, gate.high)}</small>"
+    )
+    sure = "" if gate.confidence is None else f"<small>{100 * gate.confidence:.4g} % confidence</small>"
+    items = "" if gate.items is None else f"{gate.items:,}"
+    if gate.needed is not None:
+        items += f"<small>about {gate.needed:,} needed</small>"
+    return (
+        f'<tr class="{gate.verdict}">'
+        f'<td><b class="sign">{SIGNS[gate.verdict]} {gate.verdict}</b>{soft}</td>'
+        f'<th scope="row"><b>{html.escape(gate.gate)}</b><small>{html.escape(gate.measure)}</small>'
+        f'<small class="why">{html.escape(gate.reason)}</small></th>'
+        f'<td data-label="Found">{found}{against}{between}</td>'
+        f"<td>{interval(gate, partial(shown, gate))}</td>"
+        f'<td data-label="Allowed">{_allowed(gate)}{sure}</td><td data-label="Items">{items}</td></tr>'
+    )
+
+
+def shown(gate: GateResult, value: float) -> str:
+    """A gate's figure with its unit, and a real minus."""
+    if gate.measure in RUN_FIGURES:
+        return f"{value:.4g}"
+    text = told(value, percent=gate.percent, change=gate.change, unit=html.escape(gate.unit))
+    return text.replace("-", "\u2212").replace("%", " %").replace("  ", " ")
+
+
+def _open(gates: Sequence[GateResult]) -> str:
+    """What could not be decided, and what it would take."""
+    undecided = [gate for gate in gates if gate.verdict == "undecided"]
+    if not undecided:
+        return ""
+    lines = "".join(f"<li><b>{html.escape(gate.gate)}</b>: {_missing(gate)}</li>" for gate in undecided)
+    return f"<h3>What could not be decided</h3><ul>{lines}</ul>"
+
+
+def _missing(gate: GateResult) -> str:
+    if gate.detectable is None or gate.items is None:
+        return html.escape(gate.text.split(": ", 2)[-1])
+    reach = shown(gate, gate.detectable).lstrip("+")
+    more = (
+        f"as near to it as this it would take about {gate.needed:,}"
+        if gate.needed is not None and gate.needed <= MOST_NEEDED * gate.items
+        else "as near to it as this no sensible number would"
+    )
+    return f"{gate.items:,} items decide from about {reach} beyond the limit on; {more}"
+
+
+def _changes(records: Mapping[str, StepRecord]) -> str:
+    items = "".join(
+        f"<li><b>{html.escape(step)}</b>: {html.escape(reason)}</li>"
+        for step, reason in changes(records.values())
+    )
+    return f"<ul>{items}</ul>"
+
+
+def _run(plan: PlanFacts, records: Mapping[str, StepRecord]) -> str:
+    """The steps that led to the candidate, what each read and made, and what it took."""
+    step = plan.release.candidate.partition(".")[0]
+    lineage = {record.step for record in ancestors(records, step)}
+    names = {data.digest: f"data.{name}" for name, data in plan.data.items()}
+    names |= {pin.digest: uri for uri, pin in plan.uris.items()}
+    names |= {pin.digest: name for name, pin in plan.bindings.items() if pin is not None}
+    names |= {output.digest: name for name, record in records.items() for output in record.outputs.values()}
+    machines = {each.name: each.resources for each in plan.steps}
+    prices = plan.release.prices
+    head = "".join(
+        f'<th scope="col">{each}</th>'
+        for each in ("Step", "Made from", "Result", "Machine", "Time", *(["Cost"] if prices else []))
+    )
+    rows = []
+    for name, record in records.items():
+        sources = sorted({names.get(one, one[:12]) for many in record.inputs.values() for one in many})
+        machine = machines.get(name, "")
+        cost = f"<td>{hours(record) * prices[machine]:.4g}</td>" if machine in prices else "<td></td>"
+        rows.append(
+            f'<tr><th scope="row"><b>{html.escape(name)}</b>'
+            f"<small>{html.escape(record.stage)}/{html.escape(record.method)}"
+            f"{', part of the candidate' if name in lineage else ''}</small></th>"
+            f"<td>{html.escape(', '.join(sources))}</td>"
+            f"<td>{html.escape(record.figure or '–')}<small>{record.main().digest[:12]}</small></td>"
+            f"<td>{html.escape(machine)}</td><td>{_time(record.device_seconds)}"
+            f"{'<small>not run again</small>' if record.cached else ''}</td>{cost if prices else ''}</tr>"
+        )
+    total = sum(record.device_seconds for record in records.values())
+    spent = sum(hours(record) * prices.get(machines.get(name, ""), 0.0) for name, record in records.items())
+    last = f"<td>{spent:.4g}</td>" if prices else ""
+    return _mixtures(records) + (
+        f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody><tfoot><tr>'
+        f'<th scope="row">All steps</th><td></td><td></td><td></td><td>{_time(total)}</td>{last}</tr></tfoot>'
+        f"</table></div>"
+    )
+
+
+def _mixtures(records: Mapping[str, StepRecord]) -> str:
+    """What the trainings were fed: the share of replayed text in each set of packed tokens."""
+    bars = []
+    for name, record in records.items():
+        for output in record.outputs.values():
+            share = output.meta.get("replay_share")
+            if output.kind != "tokens" or not isinstance(share, int | float):
+                continue
+            tokens = f", {output.meta['tokens']:,} tokens" if "tokens" in output.meta else ""
+            told = f"{1 - share:.0%} documents, {share:.0%} replay{tokens}"
+            bars.append(
+                f'<dt>{html.escape(name)}</dt><dd><div class="bar" role="img" aria-label="{told}">'
+                f'<span style="width:{100 * (1 - share):.1f}%"></span>'
+                f'<span style="width:{100 * share:.1f}%"></span></div>{told}</dd>'
+            )
+    return f"<h3>Mixtures</h3><dl>{''.join(bars)}</dl>" if bars else ""
+
+
+def _time(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.2f} h"

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tasks.release.costs import known_figures
+from tasks.release.records import Output, PlanFacts, ReleaseRules, StepRecord
+
+
+def step(name: str, kind: str, seconds: float, **more: Any) -> StepRecord:
+    meta = {"bytes": 10_000_000, "parameters": 2_500_000} if kind == "model" else {}
+    outputs = {kind: Output(digest=name * 4, kind=kind, meta=meta)}
+    return StepRecord(
+        fingerprint="f",
+        step=name,
+        stage="s",
+        method="m",
+        outputs=outputs,
+        device_seconds=seconds,
+        **more,
+    )
+
+
+def plan(**more: Any) -> PlanFacts:
+    fields = {
+        "run": "r",
+        "recipe": "r",
+        "model": "m",
+        "intent": "i",
+        "release": ReleaseRules(candidate="tuned", report="report", prices={"cpu": 0.1, "gpu": 3.0}),
+        "steps": [{"name": "tuned", "resources": "gpu"}, {"name": "report", "resources": "cpu"}],
+    }
+    return PlanFacts.model_validate(fields | more)
+
+
+@pytest.fixture
+def records() -> dict[str, StepRecord]:
+    return {
+        "tuned": step("tuned", "model", 7200.0, cached=True),
+        "report": step("report", "report", 1800.0, metrics={"latency_ms": 12.5}),
+    }
+
+
+def test_everything_on_record_is_known(records: dict[str, StepRecord]) -> None:
+    found = {name: known.value for name, known in known_figures(plan(), records).items()}
+    assert found == {
+        "run.device_hours": 2.5,  # what a cached step took when it ran is part of it
+        "run.cost": pytest.approx(2 * 3.0 + 0.5 * 0.1),
+        "model.bytes": 10_000_000,
+        "model.parameters": 2_500_000,
+        "model.latency_ms": 12.5,
+    }
+
+
+def test_what_is_not_on_record_is_said(records: dict[str, StepRecord]) -> None:
+    records["tuned"] = step("tuned", "model", 0.0)
+    records["tuned"].outputs["model"].meta.clear()
+    records["report"] = step("report", "report", 60.0)
+    found = known_figures(plan(), records)
+    assert {name: known.value for name, known in found.items()} == dict.fromkeys(found)
+    assert "tuned have no device seconds" in found["run.device_hours"].why
+    assert "tuned have no device seconds" in found["run.cost"].why
+    assert "says nothing of its bytes" in found["model.bytes"].why
+    assert "'report' has measured none" in found["model.latency_ms"].why
+
+
+def test_a_machine_without_a_price_has_no_cost(records: dict[str, StepRecord]) -> None:
+    found = known_figures(plan(steps=[{"name": "tuned", "resources": "large"}]), records)
+    assert found["run.cost"].value is None
+    assert "no price for the machines of tuned, report" in found["run.cost"].why
+    assert found["run.device_hours"].value == 2.5
