@@ -16,15 +16,44 @@ from tasks.recipe.failures import ConfigInvalid, GatesFailed
 from tasks.recipe.gate_sets.expand import RUN_FIGURES
 from tasks.recipe.models import Gate
 from tasks.release.intervals import Ends, detectable, ends, needed
-from tasks.release.records import MeasuredSet, Report
+from tasks.release.records import ChangedItems, MeasuredSet, Report
 
 Correction = Literal["bonferroni", "none"]
 Verdict = Literal["passed", "failed", "undecided"]
 FEWEST = 2
 """Items below which there is no interval."""
 
+GAP = "_gap"
+"""Behind a figure's name: its largest difference between two groups."""
+
+MOST_KEYS = 50
+"""Changed items of each direction that a verdict names; the report has the rest."""
+
 MOST_NEEDED = 1000
 """Times as many items as there are; where more would be needed, no number is told."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """The items that a verdict is about.
+
+    Attributes:
+        set: Of the report.
+        figure: What was looked at item by item.
+        against: The other model.
+        worse: How many items became worse.
+        better: How many became better.
+        worse_keys: The first of them, at most `MOST_KEYS`.
+        better_keys: Likewise.
+    """
+
+    set: str
+    figure: str
+    against: str
+    worse: int
+    better: int
+    worse_keys: tuple[str, ...]
+    better_keys: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -52,6 +81,8 @@ class GateResult:
         detectable: The smallest distance from the limit that these items decide on four times in five.
         needed: About how many items would have decided an undecided gate.
         reason: Why the rule is there.
+        changed: The items that it is about, by key: those that became worse and better than under the model
+            that it compares with. None for a figure of no items, or against nothing.
     """
 
     gate: str
@@ -77,6 +108,7 @@ class GateResult:
     detectable: float | None = None
     needed: int | None = None
     reason: str = ""
+    changed: Changed | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +157,8 @@ def judge(
     found = []
     for gate in gates:
         try:
-            found.append(_judge(gate, report, share, known or {}))
+            result = _judge(gate, report, share, known or {})
+            found.append(replace(result, changed=_changed(gate, report)))
         except ConfigInvalid as error:
             raise ConfigInvalid(f"gate '{gate.gate}': {error}") from error
     return found
@@ -356,6 +389,28 @@ def _find(gate: Gate, report: Report) -> MeasuredSet | None:
         hint = f"; did you mean '{near[0]}'?" if near else f"; it has {', '.join(sorted(known)) or 'none'}"
         raise ConfigInvalid(f"the report has no measure '{gate.measure}'{hint}")
     return known[gate.measure]
+
+
+def _changed(gate: Gate, report: Report) -> Changed | None:
+    """The changed items that the gate's figure follows from."""
+    name, _, figure_ = gate.measure.rpartition(".")
+    wanted = figure_.removesuffix(GAP)
+
+    def about(each: ChangedItems) -> bool:
+        return each.set == name and each.against == gate.against and wanted in (each.figure, *each.figures)
+
+    found = next((each for each in report.changed if about(each)), None)
+    if found is None:
+        return None
+    return Changed(
+        name,
+        found.figure,
+        found.against,
+        found.counts["worse"],
+        found.counts["better"],
+        tuple(found.worse[:MOST_KEYS]),
+        tuple(found.better[:MOST_KEYS]),
+    )
 
 
 def _word(verdict: Verdict, gate: Gate) -> str:

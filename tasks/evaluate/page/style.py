@@ -70,8 +70,16 @@ svg.scatter path.cross { stroke: currentColor; stroke-width: 2; fill: none }
 svg.curve { width: 100%; height: auto } .grid { stroke: var(--line); fill: none }
 .thin { stroke: var(--better); opacity: .35; fill: none }
 .mean { stroke: var(--better); stroke-width: 2; fill: none }
-.bar { display: flex; height: 16px; border: 1px solid var(--soft); border-radius: 4px; overflow: hidden }
-.bar span { background: var(--better) } .bar span + span { background: var(--band) }
+svg.mixture { width: 100%; max-width: 760px; height: auto; border-radius: 4px }
+svg.mixture rect { stroke: var(--paper); stroke-width: 1 }
+rect.new { fill: var(--better) } rect.replay { fill: var(--better); opacity: .4 }
+rect.other { fill: var(--undecided); opacity: .55 }
+.legend { color: var(--soft); font-size: 13px; margin: 2px 0 0 }
+.legend span { display: inline-block; width: 12px; height: 12px; margin-left: 12px; border-radius: 3px }
+.legend span:first-child { margin-left: 0 } .legend .new, .legend .replay { background: var(--better) }
+.legend .replay { opacity: .4 } .legend .other { background: var(--undecided); opacity: .55 }
+.keys p { margin: 6px 0 0; overflow-wrap: anywhere }
+tr:target { background: var(--same-back) }
 code { font: 12.5px ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 18px; margin: 0; font-size: 13.5px }
 dt { color: var(--soft) } dd { margin: 0; overflow-wrap: anywhere }
