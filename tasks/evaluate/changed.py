@@ -67,7 +67,7 @@ def write_changed(directory: Path, measured: Sequence[Measured]) -> None:
 
 
 @dataclass(frozen=True)
-class _Look:
+class Look:
     """A number of each item: `of` its columns, called `figure`; `figures` follow from it."""
 
     figure: str
@@ -88,7 +88,7 @@ class _Look:
 class _Change:
     """What changed against a model; `worse` and `better` are the places of the items that are named."""
 
-    look: _Look
+    look: Look
     against: str
     was_N: Array
     now_N: Array
@@ -98,7 +98,7 @@ class _Change:
     better_count: int
 
 
-def _looks(measure: Measure) -> list[_Look]:
+def looks(measure: Measure) -> list[Look]:
     """The main figure, where it is one of items, and what the comparisons are about."""
     about: dict[str, list[str]] = {}
     loose = []
@@ -111,8 +111,8 @@ def _looks(measure: Measure) -> list[_Look]:
         own = about.pop(of.top, [])
         if figure is measure.figures[0] or own:
             more = [*loose, *_follow(measure, of)] if figure is measure.figures[0] else []
-            found.append(_Look(figure.name, (*own, *more), figure.better, of))
-    found += [_Look(column, tuple(names), "higher", Ratio(column)) for column, names in about.items()]
+            found.append(Look(figure.name, (*own, *more), figure.better, of))
+    found += [Look(column, tuple(names), "higher", Ratio(column)) for column, names in about.items()]
     return found
 
 
@@ -139,7 +139,7 @@ def _changes(measured: Measured) -> Iterator[_Change]:
     for role in ROLES[1:]:
         if role not in measured.columns or measured.columns[role] is candidate:
             continue
-        for look in _looks(measured.task.measure):
+        for look in looks(measured.task.measure):
             if look.of.top not in candidate or candidate[look.of.top].ndim > 1:
                 continue
             was_N, now_N = look.values(measured.columns[role]), look.values(candidate)

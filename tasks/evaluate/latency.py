@@ -47,6 +47,7 @@ def latencies(
         for name, subject in subjects.items():
             started = clock()
             generate(subject, prompts[name], decoding, 1)
+            took = clock() - started
             if number:
-                found[name].append(clock() - started)
+                found[name].append(took)
     return {name: 1000 * statistics.median(times) / new_tokens for name, times in found.items()}

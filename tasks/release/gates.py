@@ -10,6 +10,7 @@ import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from tasks.recipe.failures import ConfigInvalid, GatesFailed
@@ -20,6 +21,9 @@ from tasks.release.records import ChangedItems, MeasuredSet, Report
 
 Correction = Literal["bonferroni", "none"]
 Verdict = Literal["passed", "failed", "undecided"]
+UNITS = {"run.device_hours": "h", "model.bytes": "bytes", "model.latency_ms": "ms"}
+"""Of the figures of a run; the others have none, or the recipe's currency."""
+
 FEWEST = 2
 """Items below which there is no interval."""
 
@@ -239,9 +243,10 @@ def _judge_known(gate: Gate, figure_: Known) -> GateResult:
         return _result(gate, limit, "undecided", text)
     verdict: Verdict = "passed" if limit.kept(figure_.value) else "failed"
     reason = "" if verdict == "passed" else f". {gate.reason}"
+    say = partial(known_figure, gate.measure)
     text = (
-        f"{gate.gate}: {_word(verdict, gate)}: {gate.measure} is {figure_.value:.4g}, "
-        f"allowed {_rule(limit, '{:.4g}'.format)}{reason}"
+        f"{gate.gate}: {_word(verdict, gate)}: {gate.measure} is {say(figure_.value)}, "
+        f"allowed {_rule(limit, say)}{reason}"
     )
     return _result(gate, limit, verdict, text, value=figure_.value)
 
@@ -436,6 +441,12 @@ def figure(value: float, percent: bool) -> str:
     """A figure as people read it: a change in percent with its sign, or four significant digits."""
     value = value or 0.0  # no minus before a zero
     return f"{value:+.1%}" if percent else f"{value:.4g}"
+
+
+def known_figure(measure: str, value: float) -> str:
+    """A figure of the run as people read it, with its unit."""
+    number = f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    return f"{number} {UNITS.get(measure, '')}".rstrip()
 
 
 def told(value: float, *, percent: bool, change: bool, unit: str) -> str:

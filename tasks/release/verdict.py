@@ -14,7 +14,7 @@ from tasks.recipe.failures import PerennialError
 from tasks.recipe.gate_sets.expand import RUN_FIGURES
 from tasks.release.costs import LATENCY, hours
 from tasks.release.drawings import forgetting, interval
-from tasks.release.gates import MOST_NEEDED, GateResult, rule_words, stopped, told
+from tasks.release.gates import MOST_NEEDED, GateResult, known_figure, rule_words, stopped, told
 from tasks.release.mixture import mixture
 from tasks.release.records import PlanFacts, StepRecord, ancestors
 from tasks.release.summary import SIGNS, changes
@@ -22,6 +22,13 @@ from tasks.release.summary import SIGNS, changes
 SCHEMA = 1
 MARKS = ("<!-- verdict -->", "<!-- gates -->", "<!-- changes -->", "<!-- mixture -->", "<!-- run -->")
 """Places in the page of the evaluate stage (tasks/evaluate/page); its style has the classes used below."""
+
+LEGEND = "<small>right of the dashed limit passes</small>"
+
+NBSP = "\u00a0"
+"""Between a number and its unit, so that no line ends there."""
+
+POINTS = f"{NBSP}points"
 
 OUTCOMES = {
     "registered": ("pass", "✓ The gates allow this release"),
@@ -91,7 +98,7 @@ def _short(gate: GateResult) -> str:
     if gate.value is not None:
         between = ""
         if gate.low is not None and gate.high is not None:
-            between = f" ({shown(gate, gate.low).removesuffix(' points')} to {shown(gate, gate.high)})"
+            between = f" ({shown(gate, gate.low).removesuffix(POINTS)} to {shown(gate, gate.high)})"
         against = "" if gate.against == "none" else f" against the {gate.against}"
         found = f"{shown(gate, gate.value)}{between}{against}"
     return (
@@ -116,11 +123,12 @@ def _gates(gates: Sequence[GateResult], plan: PlanFacts) -> str:
         note = (
             f'<p class="note">A gate with a confidence passes only where its whole interval keeps to the '
             f"limit, and fails only where the whole interval breaks it. The confidence holds "
-            f"{f'for all {tested} of them together' if corrected else 'for each of them alone'}.</p>"
+            f"{f'for all {tested} of them together' if corrected else 'for each of them alone'}. "
+            f"\u25bc and \u25b2 count the items that became worse and better.</p>"
         )
     head = "".join(
         f'<th scope="col">{each}</th>'
-        for each in ("Verdict", "Gate", "Found", "Interval and limit", "Allowed", "Items")
+        for each in ("Verdict", "Gate", "Found", f"Interval{LEGEND}", "Allowed", "Items")
     )
     rows = "".join(_row(gate) for gate in ordered)
     return (
@@ -139,7 +147,7 @@ def _row(gate: GateResult) -> str:
     between = (
         ""
         if gate.low is None or gate.high is None
-        else f"<small>{shown(gate, gate.low)} to {shown(gate, gate.high)}</small>"
+        else f"<small>{shown(gate, gate.low).removesuffix(POINTS)} to {shown(gate, gate.high)}</small>"
     )
     sure = "" if gate.confidence is None else f"<small>{100 * gate.confidence:.4g} % confidence</small>"
     items = "" if gate.items is None else f"{gate.items:,}"
@@ -177,9 +185,9 @@ def anchor(*words: str) -> str:
 def shown(gate: GateResult, value: float) -> str:
     """A gate's figure with its unit, and a real minus."""
     if gate.measure in RUN_FIGURES:
-        return f"{value:.4g}"
+        return known_figure(gate.measure, value).replace(" ", NBSP)
     text = told(value, percent=gate.percent, change=gate.change, unit=html.escape(gate.unit))
-    return text.replace("-", "\u2212").replace("%", " %").replace("  ", " ")
+    return text.replace("-", "\u2212").replace("%", " %").replace("  ", " ").replace(" ", NBSP)
 
 
 def _open(gates: Sequence[GateResult]) -> str:

@@ -43,6 +43,7 @@ table { border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-
 th, td { text-align: right; padding: 7px 9px; border-bottom: 1px solid var(--line); vertical-align: top }
 thead th { color: var(--soft); font-weight: 600; font-size: 12.5px; vertical-align: bottom }
 tbody th, tfoot th { font-weight: 400 } tfoot td, tfoot th { font-weight: 600 }
+thead small { display: block; font-weight: 400 }
 th:first-child, td:first-child, th.text, td.text { text-align: left }
 td small, th small { display: block; color: var(--soft); font-size: 12px }
 caption { text-align: left; font-weight: 600; padding: 10px 0 4px }
@@ -63,6 +64,8 @@ svg.mini { width: 150px; color: var(--undecided) } .limit { stroke: var(--ink); 
   stroke-dasharray: 3 2; fill: none }
 .passed svg.mini { color: var(--better) } .failed svg.mini { color: var(--worse) }
 svg.scatter { width: 100%; max-width: 360px; height: auto }
+.beside { display: flex; flex-wrap: wrap; gap: 8px 28px; align-items: center }
+.beside svg { flex: 1 1 280px } .beside ol { flex: 2 1 280px; margin: 0; padding-left: 24px }
 svg.scatter path.cross { stroke: currentColor; stroke-width: 2; fill: none }
 .ends { display: flex; justify-content: space-between; font-weight: 400; color: var(--soft) }
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: 14px }

@@ -77,8 +77,11 @@ class Evidence:
 
 
 def expanded(release: Release, evidence: Evidence) -> list[Gate]:
-    """The recipe's own gates, then those of its sets."""
-    return [*release.gates, *(gate for gates in set_gates(release, evidence).values() for gate in gates)]
+    """The recipe's own gates, then those of its sets; a rule that two sets share is judged once."""
+    once: dict[str, Gate] = {}
+    for gate in (each for gates in set_gates(release, evidence).values() for each in gates):
+        once.setdefault(gate.model_dump_json(exclude={"gate", "reason"}), gate)
+    return [*release.gates, *once.values()]
 
 
 def set_gates(release: Release, evidence: Evidence) -> dict[str, list[Gate]]:
