@@ -1,4 +1,4 @@
-"""The tables of items, in parquet: what every figure was computed from, and what changed between models."""
+"""The tables of items, in parquet: what every figure was computed from."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy
 import pyarrow
 import pyarrow.parquet
 
-from tasks.evaluate.measure import Array, Columns, Ratio
-from tasks.evaluate.report import ROLES, Measured, outcomes_of
+from tasks.evaluate.measure import Array, Columns
+from tasks.evaluate.report import Measured
 
 
 def plain_name(name: str) -> str:
@@ -39,53 +39,6 @@ def write_items(directory: Path, measured: Sequence[Measured]) -> None:
                 table[f"{role}.{name}"] = arrow(values)
     directory.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.table(table), directory / f"{plain_name(measured[0].name)}.parquet")
-
-
-def write_changed(directory: Path, measured: Sequence[Measured]) -> None:
-    """The items of a set whose outcome is not the champion's or the baseline's, with their text.
-
-    A row an item, a measure and a model that it is compared with: `key`, `measure`, `figure`, `against`, the
-    outcome then (`was`) and `now`, and what `Measure.shown` shows. No file where nothing changed. Only for
-    eyes that may see the set.
-    """
-    found = [row for each in measured for row in _changed(each)]
-    if not found:
-        return
-    heads = list(dict.fromkeys(head for row in found for head in row))
-    table = pyarrow.table({head: [row.get(head) for row in found] for head in heads})
-    directory.mkdir(parents=True, exist_ok=True)
-    pyarrow.parquet.write_table(table, directory / f"{plain_name(measured[0].name)}.parquet")
-
-
-def _changed(measured: Measured) -> list[dict[str, Any]]:
-    """Of the measure's first figure that is right or wrong per item; none where it has no such figure."""
-    measure, candidate = measured.task.measure, measured.columns["model"]
-    found = []
-    for role in ROLES[1:]:
-        if role not in measured.columns or measured.columns[role] is candidate:
-            continue
-        for figure in measure.figures:
-            if not isinstance(figure.of, Ratio) or figure.of.top not in candidate:
-                continue
-            now_N, was_N = outcomes_of(figure, candidate), outcomes_of(figure, measured.columns[role])
-            if now_N is None or was_N is None:
-                continue
-            for place in numpy.flatnonzero(now_N != was_N).tolist():
-                if numpy.isfinite(now_N[place] + was_N[place]):
-                    row = measured.task.rows[place]
-                    found.append(
-                        {
-                            "key": row.key,
-                            "measure": measure.name,
-                            "figure": figure.name,
-                            "against": role,
-                            "was": float(was_N[place]),
-                            "now": float(now_N[place]),
-                            **measure.shown(row),
-                        }
-                    )
-            break
-    return found
 
 
 def write_columns(path: Path, columns: Columns, facts: Mapping[str, Any]) -> None:

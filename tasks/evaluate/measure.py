@@ -92,6 +92,7 @@ class Measure:
         doc: One line.
         paper: The source, or "".
         applies: Whether the options ask for it at all (few-shot curves only where shots are given).
+        said: What a model said of the row at a place, from its columns, for the restricted report.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Measure:
     doc: str
     paper: str = ""
     applies: Callable[[Any], bool] = lambda options: True
+    said: Callable[[Any, Columns, int], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -146,9 +148,11 @@ class Share:
 
     Attributes:
         true_of: From both models' columns, 1 or 0 per item, NaN where the question does not arise.
+        column: The column of rights and wrongs that it is about, where it is about one.
     """
 
     true_of: Callable[[Columns, Columns], Array]
+    column: str = ""
 
     def __call__(self, columns: Columns, other: Columns, weights_RN: Array) -> Array:
         """The share in every resample."""
@@ -172,7 +176,7 @@ def flips(right: str, was: bool) -> Share:
         flipped_N = (then_N == float(was)) & (now_N == float(not was))
         return numpy.where(numpy.isfinite(now_N + then_N), flipped_N.astype(numpy.float64), numpy.nan)
 
-    return Share(changed)
+    return Share(changed, right)
 
 
 def _outcomes(column_N: Array) -> Array | None:

@@ -208,6 +208,12 @@ class SuiteOptions(Options):
         description="longest text in which a sentence is looked for; a quarter and a half of it are used too",
         json_schema_extra={"unit": "characters", "source": "fits into 1,024 tokens of most tokenizers"},
     )
+    latency_tokens: int = Field(
+        default=0,
+        ge=0,
+        description="new tokens that each model generates to be timed (metric latency_ms); 0 times none",
+        json_schema_extra={"unit": "tokens", "source": "32 take some tenths of a second for small models"},
+    )
     limit: int | None = Field(
         default=None,
         ge=1,
