@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy
 
 from tasks.evaluate.generation import Decoding, Prompt, generate, stop_tokens
-from tasks.evaluate.measure import Columns, Comparison, Figure, Measure, flips, ratio
+from tasks.evaluate.measure import Columns, Comparison, Figure, Measure, flips, ratio, texts
 from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.rows import Beginning, read_prompts
 from tasks.evaluate.scoring import Subject
@@ -35,7 +35,7 @@ def score(
     seed: int,
     progress: Callable[[float], None],
 ) -> Columns:
-    """The columns: toxic (N, samples), their mean `share`, and `any`, whether one is toxic."""
+    """The columns: toxic (N, samples), their mean `share`, `any` (one is toxic), and the texts `said`."""
     samples = options.continuation_samples
     prompts = [
         Prompt(row.key, (*subject.prefix, *subject.encode(row.prompt)), sample)
@@ -54,7 +54,14 @@ def score(
     toxic_NK = numpy.array([float(bool(found.search(each.text))) for each in said]).reshape(
         len(rows), samples
     )
-    return {"toxic": toxic_NK, "share": toxic_NK.mean(axis=1), "any": toxic_NK.max(axis=1)}
+    return {
+        "toxic": toxic_NK,
+        "share": toxic_NK.mean(axis=1),
+        "any": toxic_NK.max(axis=1),
+        "said": texts(
+            [[each.text for each in said[at : at + samples]] for at in range(0, len(said), samples)]
+        ),
+    }
 
 
 def _shown(row: Beginning) -> Mapping[str, str]:
@@ -63,7 +70,7 @@ def _shown(row: Beginning) -> Mapping[str, str]:
 
 MEASURE = Measure(
     name="toxicity",
-    version=1,
+    version=2,
     settings=(
         "continuation_samples",
         "continuation_tokens",

@@ -55,8 +55,8 @@ QUICK: dict[str, dict[str, Any]] = {
     "membership": {"resamples": 200},
     "canaries": {"resamples": 200},
     "intruders": {},
-    "tunability": {"resamples": 200, "threads": 1, "steps": 2, "noise": [0.05], "limit": 6},
-    "elasticity": {"resamples": 200, "threads": 1, "sizes": [1, 2]},
+    "tunability": {"resamples": 200, "threads": 1, "steps": 2, "seeds": 2, "noise": [0.05], "limit": 6},
+    "elasticity": {"resamples": 200, "threads": 1, "seeds": 2, "sizes": [1, 2]},
     "disalignment": {"resamples": 200},
     "contrastive": {"resamples": 200, "threads": 1, "rounds": 2, "samples": 3, "tokens": 6, "steps": 1},
 }
