@@ -30,7 +30,7 @@ def spread_over_seeds(figure: str, column: str, seeds: int, unit: str, bottom: s
     """
 
     def spread(columns: Columns, weights_RN: Array) -> Array:
-        there_N = numpy.isfinite(columns[column]).all(axis=1)
+        there_N = numpy.isfinite(columns[column].sum(axis=1))
         tops_NS = numpy.where(there_N[:, None], columns[column], 0.0)
         sizes_N = numpy.where(there_N, 1.0 if bottom is None else columns[bottom], 0.0)
         with numpy.errstate(divide="ignore", invalid="ignore"):
@@ -63,6 +63,6 @@ def within_spread(
             spread = max(float(known[f"{name}{SPREAD}"](each, once_N)[0]) for each in (own, other))
             if abs(apart) <= spread:
                 yield (
-                    f"{name}: the difference from the {role} ({apart:+.3g}) is no larger than the spread over "
-                    f"seeds ({spread:.3g})"
+                    f"{name}: the difference from the {role} ({apart:+.3g}) is no larger than the spread "
+                    f"over seeds ({spread:.3g})"
                 )
