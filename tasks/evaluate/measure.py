@@ -24,13 +24,13 @@ A column of `texts` is what a model said; figures are computed from numbers alon
 """
 
 
-def texts(said: Sequence[Any]) -> Array:
+def texts(said: Sequence[Any] | numpy.ndarray[Any, Any]) -> Array:
     """A column of texts, (N,) or (N, K): what a model said, for restricted eyes.
 
     Args:
         said: A text per item, or the same number of texts for each.
     """
-    return cast(Array, numpy.array(list(said), dtype=object))
+    return cast(Array, numpy.array(said, dtype=object))
 
 
 def is_text(column: Array) -> bool:
