@@ -219,7 +219,7 @@ def test_the_probe_has_the_models_figures_and_what_flipped(make_context, exam, t
     assert sum(flipped) / len(flipped) == sets["negative_flips"]["against"]["champion"]["difference"]
     report = Report.model_validate({"models": content["models"], "sets": list(sets.values())})
     rules = [
-        {"measure": "science.negative_flips", "against": "champion", "at_most": 0.1, "confidence": 0.95},
+        {"measure": "science.negative_flips", "against": "champion", "at_most": 0.02, "confidence": 0.95},
         {"measure": "science.score", "against": "baseline", "worse_by": 0.1, "confidence": 0.95},
     ]
     gates = [Gate.model_validate({"gate": "g", "reason": "r", **rule}) for rule in rules]
