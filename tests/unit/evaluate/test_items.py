@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pyarrow.parquet
@@ -19,7 +20,7 @@ from tasks.stage import Input
 NAN = float("nan")
 
 
-def measured(measure: Measure, rows: list, model: Columns, champion: Columns) -> Measured:
+def measured(measure: Measure, rows: Any, model: Columns, champion: Columns) -> Measured:
     task = Task("port", measure, Input("data.set", "d", "kind", Path()), rows)
     return Measured(task, {"model": model, "champion": champion})
 
