@@ -26,7 +26,7 @@ COPY docker/requirements/ ./requirements/
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,source=docker/wheels,target=/wheels \
     pip install --require-hashes --no-deps -r requirements/build.txt \
     && pip install -c constraints.txt ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch \
-    && pip install --require-hashes --no-deps -r requirements/tasks.txt
+    && pip install --require-hashes --no-deps --no-build-isolation -r requirements/tasks.txt
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*
