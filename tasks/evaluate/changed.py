@@ -101,7 +101,7 @@ class _Change:
 def looks(measure: Measure) -> list[Look]:
     """The main figure, where it is one of items, and what the comparisons are about."""
     about: dict[str, list[str]] = {}
-    loose = []
+    loose: list[str] = []
     for comparison in measure.comparisons:
         column = comparison.of.column if isinstance(comparison.of, Share) else ""
         (about.setdefault(column, []) if column else loose).append(comparison.name)

@@ -126,7 +126,7 @@ def test_texts_are_in_the_restricted_part_alone(
     tiny_model_dir: Path,
     tiny_model_like: Callable[..., Path],
 ) -> None:
-    more = {
+    more: dict[str, list[dict[str, Any]]] = {
         "exams": [
             {"key": f"e{i}", "question": "Which?", "options": ["one", "two"], "answer": i % 2}
             for i in range(6)
@@ -172,6 +172,7 @@ def test_every_comparison_finds_its_items() -> None:
             found = looks(measure)
             named = {name for look in found for name in (look.figure, *look.figures)}
             if found:
-                assert {each.name for each in (*measure.figures, *measure.comparisons)} <= named, measure.name
+                assert {each.name for each in measure.figures} <= named, measure.name
+                assert {each.name for each in measure.comparisons} <= named, measure.name
             else:
                 assert measure.name == "wording", "its figures are not those of items"
