@@ -10,6 +10,7 @@ ARG BASE
 ARG CUDA
 
 # The compiler and headers of CUDA; nothing of it is in the image, whose libraries come with torch.
+# hadolint ignore=DL3049
 FROM ${CUDA} AS cuda
 
 # The instructions up to the packages are those of cpu.Dockerfile, so that a build for the CPU has their layers.

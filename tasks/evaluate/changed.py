@@ -16,11 +16,14 @@ import pyarrow
 import pyarrow.parquet
 
 from tasks.evaluate.items import plain_name
-from tasks.evaluate.measure import Array, Better, Columns, Measure, Ratio, Share
+from tasks.evaluate.measure import Array, Better, Columns, Measure, Ratio, Share, is_text
 from tasks.evaluate.report import ROLES, Measured
 
 MOST_CHANGED = 20
 """Items of each direction that are named where every item changes a little: texts under bits per byte."""
+
+BETWEEN = "\n----\n"
+"""What separates the samples of one prompt."""
 
 LONGEST_SHOWN = 2000
 """Characters of an item that are shown; the set itself has all of it."""
@@ -54,8 +57,8 @@ def write_changed(directory: Path, measured: Sequence[Measured]) -> None:
     """The changed items of a set with their text, for eyes that may see the set.
 
     A row an item, a figure and a model that it is compared with: `key`, `measure`, `figure`, `against`, the
-    item's value then (`was`) and `now`, whether that is `worse`, and what `Measure.shown` and `Measure.said`
-    show. No file where nothing changed.
+    item's value then (`was`) and `now`, whether that is `worse`, what `Measure.shown` and `Measure.said`
+    show, and what either model generated. No file where nothing changed.
     """
     found = [row for each in measured for change in _changes(each) for row in _rows(each, change)]
     if not found:
@@ -166,15 +169,21 @@ def _follow(measure: Measure, of: Ratio) -> list[str]:
 
 
 def _said(measured: Measured, role: str, place: int) -> dict[str, str]:
-    """What both models said of an item, where the columns tell."""
-    said = measured.task.measure.said
-    if said is None:
-        return {}
-    row = measured.task.rows[place]
-    return {
-        f"the {role} said": said(row, measured.columns[role], place),
-        "the candidate says": said(row, measured.columns["model"], place),
-    }
+    """What both models chose or generated for an item, where the measure lets them speak."""
+    found = {}
+    for who, columns in (
+        (f"the {role} said", measured.columns[role]),
+        ("the candidate says", measured.columns["model"]),
+    ):
+        if measured.task.measure.said is not None:
+            found[who] = measured.task.measure.said(measured.task.rows[place], columns, place)
+        for name, values in columns.items():
+            if is_text(values):
+                spoken = values[place]
+                found[who if name == "said" else f"{who} ({name})"] = (
+                    spoken if isinstance(spoken, str) else BETWEEN.join(spoken)
+                )
+    return found
 
 
 def _cut(text: str) -> str:

@@ -12,7 +12,7 @@ import numpy
 import pyarrow
 import pyarrow.parquet
 
-from tasks.evaluate.measure import Array, Columns
+from tasks.evaluate.measure import Array, Columns, is_text, texts
 from tasks.evaluate.report import Measured
 
 
@@ -34,11 +34,34 @@ def write_items(directory: Path, measured: Sequence[Measured]) -> None:
     for each in measured:
         for role, columns in each.columns.items():
             for name, values in columns.items():
+                if is_text(values):
+                    continue
                 if f"{role}.{name}" in table:
                     raise ValueError(f"port '{each.task.port}': two measures have a column '{name}'")
                 table[f"{role}.{name}"] = arrow(values)
     directory.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.table(table), directory / f"{plain_name(measured[0].name)}.parquet")
+
+
+def write_said(directory: Path, measured: Sequence[Measured]) -> None:
+    """What each model said to every item of a set, `<role>.<column>`; no file where none spoke.
+
+    Only for eyes that may see the set.
+    """
+    table: dict[str, Any] = {
+        f"{role}.{name}": arrow(values)
+        for each in measured
+        for role, columns in each.columns.items()
+        for name, values in columns.items()
+        if is_text(values)
+    }
+    if not table:
+        return
+    directory.mkdir(parents=True, exist_ok=True)
+    keys = {"key": [row.key for row in measured[0].task.rows]}
+    pyarrow.parquet.write_table(
+        pyarrow.table(keys | table), directory / f"{plain_name(measured[0].name)}.parquet"
+    )
 
 
 def write_columns(path: Path, columns: Columns, facts: Mapping[str, Any]) -> None:
@@ -50,10 +73,21 @@ def write_columns(path: Path, columns: Columns, facts: Mapping[str, Any]) -> Non
 def read_columns(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     """What `write_columns` wrote."""
     table = pyarrow.parquet.read_table(path)
-    columns = {name: numpy.array(table[name].to_pylist(), dtype=numpy.float64) for name in table.column_names}
+    columns = {
+        name: texts(held) if _holds_text(held) else numpy.array(held, dtype=numpy.float64)
+        for name in table.column_names
+        for held in [table[name].to_pylist()]
+    }
     return columns, json.loads(table.schema.metadata[b"facts"])
 
 
 def arrow(values: Array) -> Any:
-    """A column as Arrow has it: numbers, or a list of numbers per item; NaN stays NaN."""
+    """A column as Arrow has it: a number, a text, or a list of them per item; NaN stays NaN."""
+    if is_text(values):
+        return pyarrow.array(values.tolist())
     return pyarrow.array(values if values.ndim == 1 else list(values))
+
+
+def _holds_text(held: Sequence[Any]) -> bool:
+    first = held[0] if held else 0.0
+    return isinstance(first[0] if isinstance(first, list) and first else first, str)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy
 
@@ -18,7 +18,25 @@ Array = numpy.ndarray[Any, numpy.dtype[numpy.float64]]
 """Numbers in float64."""
 
 Columns = Mapping[str, Array]
-"""Name -> one number per item, shape (N,), or a fixed number of them, (N, K). NaN where an item has none."""
+"""Name -> one number per item, shape (N,), or a fixed number of them, (N, K). NaN where an item has none.
+
+A column of `texts` is what a model said; figures are computed from numbers alone.
+"""
+
+
+def texts(said: Sequence[Any] | numpy.ndarray[Any, Any]) -> Array:
+    """A column of texts, (N,) or (N, K): what a model said, for restricted eyes.
+
+    Args:
+        said: A text per item, or the same number of texts for each.
+    """
+    return cast(Array, numpy.array(said, dtype=object))
+
+
+def is_text(column: Array) -> bool:
+    """Whether a column holds texts."""
+    return column.dtype == object
+
 
 Estimate = Callable[[Columns, Array], Array]
 """From one model's columns and weights_RN (how often each item counts in each of R resamples; one row of ones

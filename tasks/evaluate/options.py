@@ -12,6 +12,9 @@ from tasks.stage import Options
 SHOTS = (0, 1, 2, 3, 4, 5, 8, 10, 16, 25, 32)
 """The numbers of examples that there are figures for."""
 
+TEMPLATES = ("exam_prompt", "wordings", "wordings_unseen", "question_prompt")
+"""The options that are prompt templates: the manifest has the digest of each that a measure uses."""
+
 
 class SuiteOptions(Options):
     """Options of the evaluation."""

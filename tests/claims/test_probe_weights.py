@@ -70,6 +70,7 @@ def test_brittle_weights_are_found_and_sound_ones_pass(knowing, write_rows, tmp_
         tmp_path / "probe",
         {"model": ("model", brittle), "champion": ("model", sound), **sets},
         threads=1,
+        seeds=2,
         steps=10,
     )
     rule = {"against": "champion", "worse_by": 0.1, "confidence": 0.95}
@@ -80,6 +81,7 @@ def test_brittle_weights_are_found_and_sound_ones_pass(knowing, write_rows, tmp_
         tmp_path / "passes",
         {"model": ("model", sound), "champion": ("model", knowing), **sets},
         threads=1,
+        seeds=2,
         steps=10,
     )
     assert verdict(other, "tunability.sensitivity", **rule) == "passed"
@@ -139,6 +141,7 @@ def test_what_was_read_is_found_after_the_same_tuning(tmp_path, write_rows):
             "score": ("chats", write_rows("score", asked(40, 3, range(4, 8)))),
         },
         threads=1,
+        seeds=2,
         steps=10,
         lr=2e-3,
         noise=[0.01],

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tasks.evaluate.changed import changed_entries, write_changed
-from tasks.evaluate.items import plain_name, read_columns, write_columns, write_items
+from tasks.evaluate.items import plain_name, read_columns, write_columns, write_items, write_said
 from tasks.evaluate.latency import latencies
 from tasks.evaluate.manifest import Task, digest, of_report, of_task
 from tasks.evaluate.measure import Columns
@@ -24,6 +24,7 @@ from tasks.evaluate.scoring import load_subject
 from tasks.evaluate.trainings import read_training
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, Preempted
 from tasks.stage import Estimate, Input, Method, Port, Result, StepContext
+from tasks.training.render import template_digest
 
 Facts = dict[str, Any]
 
@@ -79,6 +80,7 @@ def run(context: StepContext, options: SuiteOptions) -> Result:
     for together in _by_set(measured):
         write_items(out / "items", together)
         write_changed(out / "restricted", together)
+        write_said(out / "restricted" / "said", together)
     for step, probe in probes.items():
         copy_items(probe, step, out)
     write_pages(out, report, logs)
@@ -141,7 +143,13 @@ def _measure(
         else:
             if subject is None:
                 subject = load_subject(item, options.max_length)
-                facts = {"prefix": subject.prefix_policy, "window": subject.window}
+                facts = {
+                    "prefix": subject.prefix_policy,
+                    "window": subject.window,
+                    "chat_template": template_digest(subject.tokenizer)
+                    if subject.tokenizer.chat_template
+                    else None,
+                }
             columns = dict(task.measure.score(subject, task.rows, options, context.seed, part))
             path = context.work / "columns.parquet"
             write_columns(path, columns, facts)
