@@ -151,7 +151,7 @@ def _row(gate: GateResult) -> str:
     )
     sure = "" if gate.confidence is None else f"<small>{100 * gate.confidence:.4g} % confidence</small>"
     items = "" if gate.items is None else f"{gate.items:,}"
-    if gate.needed is not None:
+    if gate.needed is not None and gate.needed <= MOST_NEEDED * (gate.items or 0):
         items += f"<small>about {gate.needed:,} needed</small>"
     items += _items(gate)
     return (

@@ -48,7 +48,7 @@ th:first-child, td:first-child, th.text, td.text { text-align: left }
 td small, th small { display: block; color: var(--soft); font-size: 12px }
 caption { text-align: left; font-weight: 600; padding: 10px 0 4px }
 .gates td, .gates th { text-align: left } .gates .why { max-width: 34ch }
-.gates .sign, .forest td > b { white-space: nowrap }
+.gates .sign, .forest td > b, .gates td[data-label="Found"] small { white-space: nowrap }
 .forest td.plot { padding: 0 6px; vertical-align: middle; width: 36% }
 .forest th, .forest td { vertical-align: middle }
 .flips th:last-child { text-align: left } .flips td { white-space: nowrap } td details { margin: 0 }
