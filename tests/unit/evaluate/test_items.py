@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy
@@ -16,7 +17,7 @@ from tasks.evaluate.items import (
     write_said,
 )
 from tasks.evaluate.manifest import Task
-from tasks.evaluate.measure import Columns, Measure, texts
+from tasks.evaluate.measure import Columns, Keyed, Measure, texts
 from tasks.evaluate.measures import closed_book, refusal, toxicity
 from tasks.evaluate.report import Measured
 from tasks.evaluate.rows import Beginning, Question, Request
@@ -25,7 +26,7 @@ from tasks.stage import Input
 NAN = float("nan")
 
 
-def measured(measure: Measure, rows: list, model: Columns, champion: Columns) -> Measured:
+def measured(measure: Measure, rows: Sequence[Keyed], model: Columns, champion: Columns) -> Measured:
     task = Task("port", measure, Input("data.set", "d", "kind", Path()), rows)
     return Measured(task, {"model": model, "champion": champion})
 

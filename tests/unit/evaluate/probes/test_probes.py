@@ -159,7 +159,8 @@ def test_a_probe_never_looks_at_a_model_twice_on_one_manifest(
         method.run(context, method.options.model_validate({"resamples": 100, "limit": 3, **options}))
         assert len(context.notes) == 3 - len(loaded)
         loaded.clear()
-        return (context.output("probe") / "probe.json").read_bytes()
+        written: Path = context.output("probe") / "probe.json"
+        return written.read_bytes()
 
     first, second = given["model"], Input("tuned", "t" * 64, "model", tiny_model_like(4))
     run("one", kept, first)
