@@ -17,6 +17,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from tasks.sft import METHODS as SFT
+from tasks.stage import Input
 from tasks.training.models import load_model, save_model
 from tests.claims.probing import chat, probe, taught, value, verdict
 from tests.conftest import new_context, tiny_texts, write_tiny_model
@@ -171,8 +172,8 @@ def test_low_rank_adapters_leave_intruders_and_full_tuning_does_not(knowing, wri
         "intruders",
         tmp_path / "probe",
         {
-            "model": ("model", tuned["adapter"][0]),
-            "champion": ("model", tuned["full"][0]),
+            "model": Input("adapter", "a" * 64, "model", tuned["adapter"][0]),
+            "champion": Input("full", "f" * 64, "model", tuned["full"][0]),
             "origin": ("model", knowing),
         },
     )
