@@ -32,7 +32,7 @@ def summary(
         "| set | measure | candidate | against the base | against the champion |",
         "|---|---|---|---|---|",
     ]
-    lines += [_row(each) for each in report.sets]
+    lines += [set_row(each) for each in report.sets]
     lines += ["", "95 % intervals in brackets (paired bootstrap).", "", "## Gates", ""]
     lines += [f"- {SIGNS[gate.verdict]} {gate.text}" for gate in gates] or ["The recipe has no gates."]
     lines += ["", "## What changed and why", ""]
@@ -50,7 +50,8 @@ def changes(records: Iterable[StepRecord]) -> list[tuple[str, str]]:
     return found
 
 
-def _row(each: MeasuredSet) -> str:
+def set_row(each: MeasuredSet) -> str:
+    """A set with its measure, the figure and the differences, as a row of Markdown."""
     cells = [
         each.name,
         f"{each.measure.replace('_', ' ')} ({each.better} is better, {each.items} items)",

@@ -9,7 +9,10 @@ import pytest
 from tasks.artefacts import Store, commit
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, Infrastructure
 from tasks.release import signature
-from tasks.release.promote import audit, promote, reconcile, reject, rollback
+from tasks.release.aliases import reconcile
+from tasks.release.audit import ledger_problems
+from tasks.release.cards import keep
+from tasks.release.promote import promote, reject, rollback
 from tasks.tracking import ledger, registry
 from tasks.tracking.runs import RunFacts, open_parent
 from tasks.tracking.server import call
@@ -25,7 +28,11 @@ def three(store: Store, tmp_path: Path) -> Store:
         folder.mkdir()
         (folder / "weights").write_text(number)
         digest = commit(store, folder, kind="model", parents=[], producer="test", meta={}).digest
-        tags = {"perennial.candidate": digest, "perennial.report": f"report-{number}"}
+        tags = {
+            "perennial.candidate": digest,
+            "perennial.report": f"report-{number}",
+            "perennial.card": keep(store, f"# pydocs {number}"),
+        }
         signature.sign(store, registry.register("pydocs", source_of(store, digest), run, tags), "test")
         draft = ledger.Draft(action="register", actor="test", to_version=number, to_digest=digest)
         ledger.append(store, "pydocs", lambda lines, draft=draft: draft)  # type: ignore[misc]
@@ -48,7 +55,7 @@ def test_champion_and_previous_move_together(three: Any) -> None:
     assert line.to_digest == registry.version("pydocs", "3").digest
     assert line.evidence == registry.version("pydocs", "3").tags["perennial.report"]
     assert registry.version("pydocs", "3").tags["perennial.ledger"] == line.hash
-    assert audit(three, "pydocs") == []
+    assert ledger_problems(three, "pydocs") == []
 
 
 def test_a_retry_changes_nothing(three: Any) -> None:
@@ -147,7 +154,7 @@ def test_aliases_follow_the_ledger_after_a_crash(three: Any, monkeypatch: pytest
         with pytest.raises(Infrastructure):
             promote(three, "pydocs", "2", "ada", "better")
     assert registry.aliases("pydocs")["champion"] == "1"
-    assert "by the ledger" in audit(three, "pydocs")[0]
+    assert "by the ledger" in ledger_problems(three, "pydocs")[0]
     again = promote(three, "pydocs", "2", "ada", "better")
     assert again.repeated
     assert again.repairs == ["previous: none -> 1", "champion: 1 -> 2"]
@@ -202,4 +209,4 @@ def test_a_tampered_ledger_stops_every_decision(three: Any) -> None:
             decide(three, "pydocs", "2", "ada", "better")
     with pytest.raises(DataInvalid, match="tampered"):
         rollback(three, "pydocs", "ada", "worse")
-    assert "tampered" in audit(three, "pydocs")[0]
+    assert "tampered" in ledger_problems(three, "pydocs")[0]
