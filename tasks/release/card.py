@@ -174,14 +174,21 @@ def _options(record: StepRecord) -> str:
 
 
 def _methods(made: Sequence[StepRecord], catalogue: Catalogue) -> list[str]:
-    """Each method with its source, once, in the order of the steps."""
-    found: dict[str, str] = {}
+    """Each method with its source, and each option that is not its default, once, in the steps' order."""
+    found: dict[str, None] = {}
     for each in made:
         entry = catalogue.stages.get(each.stage)
         method = entry.methods.get(each.method) if entry else None
         paper = method.paper if method and method.paper else "no paper on record"
-        found.setdefault(f"{each.stage}/{each.method}", paper)
-    return [f"- {name}: {paper}" for name, paper in found.items()]
+        found.setdefault(f"- {each.stage}/{each.method}: {paper}")
+        known = method.options.get("properties", {}) if method else {}
+        for name, value in each.options.items():
+            schema = known.get(name, {})
+            if schema.get("source") and value != schema.get("default"):
+                found.setdefault(
+                    f"- {each.stage}/{each.method}, `{name}: {json.dumps(value)}`: {schema['source']}"
+                )
+    return list(found)
 
 
 def _results(report: Report, gates: Sequence[GateResult]) -> list[str]:
