@@ -156,7 +156,7 @@ def _decide(action: Literal["promote", "reject"], options: argparse.Namespace, p
         version=options.version,
         by=options.by,
         reason=options.reason,
-        over=getattr(options, "over", None),
+        over=options.over if action == "promote" else "",
     )
     print(words)
     return 0
@@ -394,7 +394,10 @@ def _parser() -> argparse.ArgumentParser:
     rollback.add_argument("model")
     rollback.add_argument("--run", metavar="ID", help="a retry with the same id changes nothing")
     promote.add_argument(
-        "--over", metavar="VERSION", help="the champion that it is to replace, none for no champion"
+        "--over",
+        default="",
+        metavar="VERSION",
+        help="although it was judged against another than this champion",
     )
     sign = add("sign", _sign, "vouch for a version that has no signature of a trusted key")
     sign.add_argument("model")

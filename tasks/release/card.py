@@ -17,7 +17,7 @@ from tasks.recipe.catalogue import Catalogue
 from tasks.recipe.fingerprints import canonical
 from tasks.release.gates import GateResult
 from tasks.release.records import Delta, MeasuredSet, PlanFacts, Report, StepRecord, ancestors
-from tasks.release.summary import set_row
+from tasks.release.summary import set_table
 
 STATED = ("description", "intended_use", "license", "owner")
 """What only the recipe's author can say, by the recipe's keys."""
@@ -192,13 +192,8 @@ def _methods(made: Sequence[StepRecord], catalogue: Catalogue) -> list[str]:
 
 
 def _results(report: Report, gates: Sequence[GateResult]) -> list[str]:
-    table = [
-        "| set | measure | this model | against the base | against the champion then |",
-        "|---|---|---|---|---|",
-        *(set_row(each) for each in report.sets),
-    ]
     verdicts = [f"- {gate.text}" for gate in gates] or ["The recipe has no gates."]
-    return [*table, "", "95 % intervals in brackets (paired bootstrap).", "", *verdicts]
+    return [*set_table(report), "", "95 % intervals in brackets (paired bootstrap).", "", *verdicts]
 
 
 def _loading(model: str, code: str, source: str) -> list[str]:

@@ -10,17 +10,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tasks.artefacts import Store
-from tasks.recipe.failures import ConfigInvalid
+from tasks.recipe.failures import ConfigInvalid, GatesFailed
 from tasks.recipe.models import NOBODY
-from tasks.release.aliases import reconcile
+from tasks.release.aliases import reconcile as reconcile
+from tasks.release.audit import ledger_problems
 from tasks.release.checks import PROMOTION, ROLLBACK, Check
+from tasks.release.overtaken import judged_against, overtaken
 from tasks.tracking import ledger, registry
 from tasks.tracking.registry import VersionInfo
 
-NO_CHAMPION = "none"
-"""What `over` says where there is to be no champion yet."""
-
-NO_PERSON = (NOBODY, "policy")
+NO_PERSON = frozenset({NOBODY, "policy"})
 """Actors that are no people: their word is no approval where several are needed."""
 
 
@@ -54,7 +53,7 @@ def promote(
     evidence: str = "",
     run: str = "",
     *,
-    over: str | None = None,
+    over: str = "",
     checks: Sequence[Check] = PROMOTION,
 ) -> Decision:
     """Make a version the champion and the old champion the previous one.
@@ -70,13 +69,15 @@ def promote(
         reason: Why, in words.
         evidence: Digest of the report; "" for the one that the version was registered with.
         run: The Perennial run that asks, or "".
-        over: The champion that it replaces, `none` for none: another one is not replaced. None for whoever is
-            champion as this call begins, so that of two promotions at the same instant one is refused.
+        over: The version in production that the caller knows it takes the place of, or "". Needed where the
+            candidate was judged against another champion than the one of now. Without it, it is whoever is
+            champion as this call begins: of two promotions at the same instant one is refused.
         checks: Run in this order before anything is written; each refuses by raising.
 
     Raises:
-        ConfigInvalid: No such version, no actor or reason, it is the champion already, another champion than
-            `over` is in production, it has no card, or it is not signed by a trusted key.
+        ConfigInvalid: No such version, no actor or reason, it is the champion already, another version became
+            it meanwhile, it has no card, or it is not signed by a trusted key.
+        GatesFailed: It was judged against another champion than the one in production now.
         DataInvalid: The model's artefact or card is missing or altered, the version is not what was signed,
             or the ledger was tampered with.
         Infrastructure: The store or MLflow is unreachable.
@@ -84,10 +85,11 @@ def promote(
     _require(actor, reason)
     wanted = _asked_for(store, model, version, ("promote", "approve"), actor, reason)
     adopted = registry.aliases(model).get("champion")
-    expected = over or _champion(ledger.history(store, model), adopted) or NO_CHAMPION
+    expected = over or _champion(ledger.history(store, model), adopted)
+    judged = judged_against(store, wanted)
     for check in checks:
         check(store, wanted)
-    needed = int(wanted.tags.get("perennial.approvals", "1"))
+    needed, people = int(wanted.tags.get("perennial.approvals") or 1), _people(actor)
     repeated: list[ledger.Line] = []
 
     def make(lines: Sequence[ledger.Line]) -> ledger.Draft | None:
@@ -101,20 +103,27 @@ def promote(
             raise ConfigInvalid(
                 f"version {wanted.version} of '{model}' is the champion already{_since(last)}"
             )
-        if (held or NO_CHAMPION) != expected:
-            raise ConfigInvalid(_overtaken(model, wanted, expected, held, last))
+        between = overtaken(judged, held, _champion_digest(model, lines, adopted), lines)
+        if between and over != held:
+            raise GatesFailed(
+                f"version {wanted.version} of '{model}': {between}. Its evidence says nothing of version "
+                f"{held}: run its recipe again, which judges against that; or, to replace it all the same: "
+                f"--over {held}"
+            )
+        if held != expected:
+            raise ConfigInvalid(_meanwhile(model, wanted, expected, held, last))
         approved = approvals(lines, wanted.version)
         action: ledger.Action = "promote"
         if needed > 1:
-            if actor in NO_PERSON:
+            if people & NO_PERSON:
                 raise ConfigInvalid(
                     f"version {wanted.version} of '{model}' needs the approval of {needed} people, and "
                     f"'{actor}' is none"
                 )
-            if actor in approved and len(approved) < needed:
-                repeated.append(approved[actor])
-                return None
-            if len(approved.keys() | {actor}) < needed:
+            if len(approved.keys() | people) < needed:
+                if people <= approved.keys():
+                    repeated.append(approved[min(people)])
+                    return None
                 action = "approve"
         return ledger.Draft(
             action=action,
@@ -243,15 +252,28 @@ def rollback(
     return _decide(store, model, make, repeated)
 
 
+def audit(store: Store, model: str) -> list[str]:
+    """What is wrong with the ledger, or between it and MLflow, in words; changes nothing."""
+    return ledger_problems(store, model)
+
+
 def approvals(lines: Sequence[ledger.Line], version: str) -> dict[str, ledger.Line]:
-    """Who approved a version since it was last registered or rejected: name -> line, the first of each."""
+    """Who approved a version since it was last registered or rejected: name -> line, the first of each.
+
+    A name counts once, however it is written.
+    """
     found: dict[str, ledger.Line] = {}
     for line in lines:
         if line.to_version == version and line.action == "approve":
-            found.setdefault(line.actor, line)
+            found = {name: line for name in _people(line.actor)} | found
         elif line.to_version == version and line.action in ("register", "reject", *ledger.MOVES):
             found = {}
     return found
+
+
+def _people(actor: str) -> set[str]:
+    """The people of a line's actor: `ada`, or `ada and ben` where two decided together."""
+    return {name.strip().casefold() for name in actor.split(" and ")}
 
 
 def _decide(store: Store, model: str, make: ledger.Make, repeated: Sequence[ledger.Line]) -> Decision:
@@ -263,15 +285,16 @@ def _decide(store: Store, model: str, make: ledger.Make, repeated: Sequence[ledg
     return Decision(line or repeated[-1], line is None, now.champion, now.previous, repairs)
 
 
-def _overtaken(
-    model: str, wanted: VersionInfo, expected: str, held: str | None, last: ledger.Line | None
+def _meanwhile(
+    model: str, wanted: VersionInfo, expected: str | None, held: str | None, last: ledger.Line | None
 ) -> str:
-    expected_words = "no champion" if expected == NO_CHAMPION else f"version {expected}"
-    held_words = f"version {held} is the champion{_since(last)}" if held else "there is none"
+    """Another version became the champion since the decision was made."""
+    was = f"version {expected}" if expected else "no champion"
+    now = f"version {held} is the champion{_since(last)}" if held else "there is none"
     return (
-        f"version {wanted.version} of '{model}' was to replace {expected_words}, and now {held_words}. Run "
-        f"its recipe again, so that it is compared with that one, or look at both (`perennial compare "
-        f"{model} {held or expected} {wanted.version}`) and say that you know: --over {held or NO_CHAMPION}"
+        f"version {wanted.version} of '{model}' was to replace {was}, and now {now}. Look at both "
+        f"(`perennial compare {model} {held or expected} {wanted.version}`), and decide again if that is still "
+        f"what you want"
     )
 
 

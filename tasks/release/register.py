@@ -163,6 +163,7 @@ def register(
         store.write(f"runs/{facts.run}/{RESTRICTED}", (pages / RESTRICTED).read_bytes())
     if shown:
         documents["model-card.md"] = shown.encode()
+        store.write(f"runs/{facts.run}/model-card.md", shown.encode())  # what is handed over takes it along
     _log(parent, documents)
     if outcome == "refused":
         raise failure(facts.model, results)
@@ -227,7 +228,9 @@ def _register(
     plan, given = origin.plan, tags_of(origin)
     numbers: set[str] = set()
     while True:
-        taken = {each.semantic for each in registry.versions(plan.model) if not _is(each, given)} | numbers
+        taken = {
+            each.semantic for each in registry.versions(plan.model) if not registry.is_same(each, given)
+        } | numbers
         semantic, change = next_version(_champion_facts(champion), origin.candidate, taken)
         card, text = write_card(
             store,
@@ -259,11 +262,6 @@ def _register(
             known = made.tags.get(TAG, card) != card
             return made, given | derived, read_card(store, made) if known else text
         numbers.add(made.semantic)
-
-
-def _is(version: VersionInfo, tags: Mapping[str, str]) -> bool:
-    """The version is what these tags say, registered by an earlier attempt or run."""
-    return all(version.tags.get(name, tags.get(name)) == tags.get(name) for name in registry.SAME)
 
 
 def _champion_facts(champion: VersionInfo | None) -> LineageFacts | None:

@@ -28,16 +28,21 @@ def summary(
         notes: Further facts, one line each.
     """
     lines = [f"# {headline}", "", *(f"- {note}" for note in notes), ""]
-    lines += [
-        "| set | measure | candidate | against the base | against the champion |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [set_row(each) for each in report.sets]
+    lines += set_table(report)
     lines += ["", "95 % intervals in brackets (paired bootstrap).", "", "## Gates", ""]
     lines += [f"- {SIGNS[gate.verdict]} {gate.text}" for gate in gates] or ["The recipe has no gates."]
     lines += ["", "## What changed and why", ""]
     lines += [f"- **{step}**: {reason}" for step, reason in changes(records)]
     return "\n".join(lines) + "\n"
+
+
+def set_table(report: Report) -> list[str]:
+    """Every measured set with the candidate's figure and its differences, as a table."""
+    return [
+        "| set | measure | candidate | against the base | against the champion |",
+        "|---|---|---|---|---|",
+        *(_row(each) for each in report.sets),
+    ]
 
 
 def changes(records: Iterable[StepRecord]) -> list[tuple[str, str]]:
@@ -50,8 +55,7 @@ def changes(records: Iterable[StepRecord]) -> list[tuple[str, str]]:
     return found
 
 
-def set_row(each: MeasuredSet) -> str:
-    """A set with its measure, the figure and the differences, as a row of Markdown."""
+def _row(each: MeasuredSet) -> str:
     cells = [
         each.name,
         f"{each.measure.replace('_', ' ')} ({each.better} is better, {each.items} items)",

@@ -57,18 +57,14 @@ def decide(
     version: str | None,
     by: str,
     reason: str,
-    over: str | None = None,
+    over: str = "",
 ) -> str:
-    """Promote or reject the candidate of a plan, or a version of a model; what was decided, in words.
-
-    The candidate of a plan replaces the champion that its evidence was judged against, and no other, unless
-    `over` names the one that it is to replace.
-    """
-    store, name, number, run, judged = _target(settings, plan, model, version)
+    """Promote or reject the candidate of a plan, or a version of a model; what was decided, in words."""
+    store, name, number, run = _target(settings, plan, model, version)
     if action == "reject":
         decision = decisions.reject(store, name, number, by, reason, run=run)
     else:
-        decision = decisions.promote(store, name, number, by, reason, run=run, over=over or judged)
+        decision = decisions.promote(store, name, number, by, reason, run=run, over=over)
     return _told(name, decision)
 
 
@@ -139,7 +135,7 @@ def summary_of(settings: Settings, plan: str | None, model: str | None, version:
         frozen, store = read_plan(plan)
         run = frozen.run
     else:
-        store, name, number, _, _ = _target(settings, None, model, version)
+        store, name, number, _ = _target(settings, None, model, version)
         run = registry.version(name, number).tags.get("perennial.run", "")
     key = f"runs/{run}/summary.md"
     if not run or store.stat(key) is None:
@@ -171,8 +167,8 @@ def print_registry(settings: Settings, model: str) -> None:
 
 def _target(
     settings: Settings, plan: str | None, model: str | None, version: str | None
-) -> tuple[Store, str, str, str, str | None]:
-    """Store, model, version, run and champion then, as `--plan`, or `--model` and `--version`, name them."""
+) -> tuple[Store, str, str, str]:
+    """The store, model, version and run that `--plan`, or `--model` and `--version`, name."""
     if plan is not None:
         frozen, store = read_plan(plan)
         key = f"runs/{frozen.run}/release.json"
@@ -185,7 +181,7 @@ def _target(
             raise ConfigInvalid(
                 f"run '{frozen.run}' was refused by its gates; there is no version to decide on"
             )
-        return store, frozen.model, record.version, frozen.run, record.champion or decisions.NO_CHAMPION
+        return store, frozen.model, record.version, frozen.run
     if not model or not version:
         raise ConfigInvalid("name the candidate: --plan URI, or --model NAME and --version NUMBER-OR-ALIAS")
-    return open_store(settings.store), model, version, "", None
+    return open_store(settings.store), model, version, ""

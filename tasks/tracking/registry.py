@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 ALIASES = ("candidate", "champion", "previous")
-SAME = ("perennial.candidate", "perennial.report", "perennial.stated")
-"""Tags that make a version: one with all of them as they are to be is there already."""
+STATED = "perennial.stated"
+"""Digest of what the recipe states for the model's card."""
 
 MISSING = frozenset({"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"})
 
@@ -75,8 +75,7 @@ def register(
     def act(client: MlflowClient) -> VersionInfo:
         _ensure_model(client, model)
         for known in _versions(client, model):
-            # A version from before there were statements has none: its candidate and report make it.
-            if all(known.tags.get(name, tags.get(name)) == tags.get(name) for name in SAME):
+            if is_same(known, tags):
                 return known
         made = client.create_model_version(
             model, source, run_id=run_id, tags=dict(tags), description=description, await_creation_for=0
@@ -84,6 +83,17 @@ def register(
         return _info(client.get_model_version(model, made.version))
 
     return call(f"register a version of '{model}'", act)
+
+
+def is_same(version: VersionInfo, tags: Mapping[str, str]) -> bool:
+    """Whether a version is what these tags describe: the same model, evidence and statements of the recipe.
+
+    One from before there were statements has none, and is made by its model and evidence alone.
+    """
+    held = version.tags
+    return all(held.get(name) == tags[name] for name in ("perennial.candidate", "perennial.report")) and (
+        held.get(STATED, tags.get(STATED)) == tags.get(STATED)
+    )
 
 
 def versions(model: str) -> list[VersionInfo]:

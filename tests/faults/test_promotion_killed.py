@@ -179,7 +179,7 @@ def test_two_promotions_at_the_same_instant_leave_one_winner(
     assert (won, lost) == (0, 2), ended
     assert f"version {loser} of '{model}' was to replace version 1, and now version {winner} is" in words
     assert f"(by person {winner}: better)" in words
-    assert f"--over {winner}" in words
+    assert "decide again if that is still what you want" in words
     aliases, lines, _ = standing(store, model)
     assert aliases == {"champion": winner, "previous": "1"} | ({"candidate": "3"} if winner == "2" else {})
     assert lines == ["promote None->1", f"promote 1->{winner}"]

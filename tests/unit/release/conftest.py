@@ -226,7 +226,7 @@ def make_run(store: Store, tmp_path: Path) -> Callable[..., Run]:
             "steps": [{"name": name, "resources": "cpu"} for name in records],
             "data": {"news": {"digest": news, "kind": "documents", "meta": {"rows": 1, "uri": "s3://news"}}},
             "uris": {},
-            "bindings": {"champion": None},
+            "bindings": {},
             "release": {"candidate": "merged", "report": "report", "approval": "human", "gates": list(gates)},
         }
         return Run(store, plan, records, tmp_path / "cache")

@@ -13,7 +13,7 @@ from tasks import cli
 from tasks.release import signature
 from tasks.release.audit import Finding, audit, models
 from tasks.release.delete import delete
-from tasks.release.promote import promote, rollback
+from tasks.release.promote import promote, reject, rollback
 from tasks.tracking import ledger, registry
 from tasks.tracking.server import call
 
@@ -208,6 +208,7 @@ def test_a_version_deleted_by_the_command_is_accounted_for(run: Any) -> None:
     registry.register("pydocs", registered.source, registered.run_id, tags)
     draft = ledger.Draft(action="register", actor="test", to_version="3", to_digest=registered.digest)
     ledger.append(run.store, "pydocs", lambda lines: draft)
+    reject(run.store, "pydocs", "3", "ada", "a mistake")
     delete(run.store, "pydocs", "3", "ada", "a mistake")
     assert audit(run.store, "pydocs").findings == []
 

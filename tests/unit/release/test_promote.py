@@ -212,18 +212,18 @@ def test_two_deciders_at_once_leave_one_order(three: Any) -> None:
 
 
 def test_a_newer_champion_is_not_replaced_unnoticed(three: Any) -> None:
-    promote(three, "pydocs", "1", "ada", "good", over="none")
+    promote(three, "pydocs", "1", "ada", "good")
     promote(three, "pydocs", "2", "ada", "better", over="1")
-    with pytest.raises(ConfigInvalid, match=r"was to replace version 1, and now version 2 .*--over 2"):
-        promote(three, "pydocs", "3", "policy", "all gates passed", run="backfill", over="1")
+    with pytest.raises(ConfigInvalid, match=r"was to replace version 1, and now version 2 is the champion"):
+        promote(three, "pydocs", "3", "ada", "I know", over="1")
     assert actions(three) == ["promote 1", "promote 2"]
     assert promote(three, "pydocs", "3", "ada", "I know", over="2").champion == "3"
 
 
 def test_a_retry_that_was_overtaken_promotes_nothing(three: Any) -> None:
-    promote(three, "pydocs", "1", "policy", "all gates passed", run="run-1", over="none")
+    promote(three, "pydocs", "1", "policy", "all gates passed", run="run-1")
     promote(three, "pydocs", "2", "ada", "better")
-    again = promote(three, "pydocs", "1", "policy", "all gates passed", run="run-1", over="none")
+    again = promote(three, "pydocs", "1", "policy", "all gates passed", run="run-1")
     assert (again.repeated, again.line.to_version, again.champion) == (True, "1", "2")
     assert actions(three) == ["promote 1", "promote 2"]
 
@@ -273,9 +273,17 @@ def test_two_people_approve_where_the_recipe_asks_for_two(three: Any) -> None:
     assert (again.repeated, again.missing, again.champion) == (True, 1, None)
     with pytest.raises(ConfigInvalid, match="'policy' is none"):
         promote(three, "pydocs", "candidate", "policy", "all gates passed")
+    with pytest.raises(ConfigInvalid, match="'Ada and nobody' is none"):
+        promote(three, "pydocs", "candidate", "Ada and nobody", "in time")
     second = promote(three, "pydocs", "candidate", "ben", "I agree")
     assert (second.line.action, second.missing, second.champion) == ("promote", 0, "3")
     assert actions(three) == ["approve 3", "promote 3"]
+
+
+def test_two_people_may_decide_together(three: Any) -> None:
+    two_people(three)
+    assert promote(three, "pydocs", "3", "ada and Ada", "twice").line.action == "approve"
+    assert promote(three, "pydocs", "3", "ada and ben", "we agree").line.action == "promote"
 
 
 def test_a_rejection_takes_approvals_back(three: Any) -> None:
