@@ -293,8 +293,8 @@ def _meanwhile(
     now = f"version {held} is the champion{_since(last)}" if held else "there is none"
     return (
         f"version {wanted.version} of '{model}' was to replace {was}, and now {now}. Look at both "
-        f"(`perennial compare {model} {held or expected} {wanted.version}`), and decide again if that is still "
-        f"what you want"
+        f"(`perennial compare {model} {held or expected} {wanted.version}`), and decide again if that is "
+        f"still what you want"
     )
 
 
