@@ -1,7 +1,7 @@
 """Two models compared after the fact, from the items that their reports keep; no model is run.
 
 A measure on a set is compared where both models were scored on the same manifest (docs/decisions/0011): equal
-set, items, version and settings of the measure, window, seed and libraries. The figures, intervals and flips
+items, version and settings of the measure, window, seed and libraries. The figures, intervals and flips
 are those of a report (tasks/evaluate/report.py), with the second model in the candidate's place.
 """
 
@@ -125,8 +125,9 @@ def _scored(folder: Path) -> Iterator[tuple[str, Where, Scored]]:
         groups = table["group"].to_pylist() if "group" in table.column_names else [""] * len(table)
         rows = [Row(key, group) for key, group in zip(table["key"].to_pylist(), groups, strict=True)]
         for measure in PORTS.get(held["port"], ()):
-            if held["measures"].get(measure.name) != measure.version:
-                continue
+            frozen = held["measures"].get(measure.name)
+            if not isinstance(frozen, dict) or frozen["version"] != measure.version:
+                continue  # other columns than today's figures are computed from
             about = _manifest(manifest, held, measure)
             item = Input(ref=name, digest=held["digest"], kind=held["port"], path=path)
             for role in ROLES:
@@ -143,13 +144,13 @@ def _scored(folder: Path) -> Iterator[tuple[str, Where, Scored]]:
 def _manifest(manifest: Mapping[str, Any], held: Mapping[str, Any], measure: Measure) -> dict[str, Any]:
     """What a measure's columns on a set depend on, from a report's manifest; as `manifest.of_task`."""
     return {
-        "version": manifest["version"],
-        "set": held["digest"],
-        "items": held["items"],
+        "scoring": manifest["version"],
+        "items": held["items_digest"],
+        "measure": held["measures"][measure.name],
         "settings": {name: manifest["settings"][name] for name in measure.settings},
         "window": manifest["window"]["max_length"],
         "seed": manifest["bootstrap"]["seed"],
-        **{name: manifest[name] for name in ("prefix", "dtype", "device", "libraries")},
+        **{name: manifest[name] for name in ("prefix", "dtype", "device", "batch_policy", "libraries")},
     }
 
 

@@ -1,9 +1,10 @@
-"""What two versions differ in beside their figures: lineage, option by option. Pure functions over plans."""
+"""What two versions differ in: lineage, option by option, and the figures that one report has of both."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from tasks.release.story import VersionStory
 
 ABSENT = "-"
+ASIDE = "the two do not stand in one report; `perennial compare` computes it from their items where torch is installed"
 
 
 class Difference(BaseModel):
@@ -45,6 +47,45 @@ def lineage_differences(
         for name in dict.fromkeys([*first, *second])
         if first.get(name, ABSENT) != second.get(name, ABSENT)
     ]
+
+
+def recorded(
+    reports: Sequence[Path], first: str, second: str
+) -> tuple[list[dict[str, Any]], list[tuple[str, str, str]]]:
+    """The figures of two models from a report about the second in which the first has a part.
+
+    What tasks/evaluate/versions.py computes from items, as far as it was computed before: for images without
+    the libraries that the evaluation needs.
+
+    Args:
+        reports: Folders of report artefacts.
+        first: Digest of the model that is compared with.
+        second: Digest of the model that it is about.
+
+    Returns:
+        Entries as in report.json, the first model as `champion`; and set, measure and why of what is left out.
+    """
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    seen: dict[tuple[str, str], None] = {}
+    for folder in reports:
+        report = json.loads((folder / "report.json").read_bytes())
+        held = {role: each["digest"] for role, each in report["models"].items() if each}
+        seen |= dict.fromkeys((each["name"], each["measure"]) for each in report["sets"])
+        roles = [role for role, digest in held.items() if digest == first and role != "model"]
+        if held.get("model") == second and roles:
+            for each in report["sets"]:
+                found.setdefault((each["name"], each["measure"]), _beside(each, roles[-1]))
+    return list(found.values()), [(*where, ASIDE) for where in seen if where not in found]
+
+
+def _beside(entry: Mapping[str, Any], role: str) -> dict[str, Any]:
+    """An entry of a report with the model of a role in the champion's place."""
+    values, against = entry["values"], entry["against"]
+    return {
+        **entry,
+        "values": {**values, "champion": values[role]},
+        "against": {**against, "champion": against[role]},
+    }
 
 
 def _facts(story: VersionStory, plan: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

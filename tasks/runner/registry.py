@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -15,7 +17,7 @@ from tasks.release import audit as audits
 from tasks.release import story
 from tasks.release.aliases import reconcile
 from tasks.release.cards import read_card, rewrite
-from tasks.release.compare import lineage_differences
+from tasks.release.compare import lineage_differences, recorded
 from tasks.release.delete import delete
 from tasks.runner.settings import Settings
 from tasks.tracking import ledger, registry
@@ -150,27 +152,35 @@ def print_comparison(settings: Settings, model: str, first: str, second: str, *,
 
 def comparison(settings: Settings, model: str, first: str, second: str) -> dict[str, Any]:
     """What `perennial compare --json` prints."""
-    from tasks.evaluate.versions import compare  # numpy and parquet take a second to import
-
     store = open_store(settings.store)
     a, b = (story.version_story(store, model, name) for name in (first, second))
     cache = settings.home / "cache" / "artefacts"
     # The second's own report first: where the first was its champion, both stand there side by side.
     reports = [fetch(store, each.report, cache) for each in (b, a) if each.report]
-    compared = compare(reports, a.digest, b.digest)
+    entries, left_out = _figures(reports, a.digest, b.digest)
     return {
         "model": model,
         "a": {"version": a.version, "semantic": a.semantic, "digest": a.digest},
         "b": {"version": b.version, "semantic": b.semantic, "digest": b.digest},
-        "figures": [_entry(each) for each in compared.entries],
-        "left_out": [
-            {"set": name, "measure": measure, "why": why} for name, measure, why in compared.left_out
-        ],
+        "figures": [_entry(each) for each in entries],
+        "left_out": [{"set": name, "measure": measure, "why": why} for name, measure, why in left_out],
         "lineage": [
             each.model_dump()
             for each in lineage_differences(a, b, (_plan(store, a.plan), _plan(store, b.plan)))
         ],
     }
+
+
+def _figures(
+    reports: Sequence[Path], first: str, second: str
+) -> tuple[list[dict[str, Any]], list[tuple[str, str, str]]]:
+    """Entries of a report about two models, and what they were not compared on."""
+    if find_spec("torch") is None:  # the orchestrator's image: what was computed before
+        return recorded(reports, first, second)
+    from tasks.evaluate.versions import compare
+
+    found = compare(reports, first, second)
+    return found.entries, found.left_out
 
 
 def print_audit(settings: Settings, model: str | None, *, repair: bool, as_json: bool) -> int:

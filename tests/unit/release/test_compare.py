@@ -11,6 +11,8 @@ import pytest
 
 from tasks import cli
 from tasks.artefacts import commit
+from tasks.release.compare import ASIDE, recorded
+from tasks.release.verdict import MARKS
 from tests.unit.evaluate import test_versions as versions
 
 
@@ -24,9 +26,7 @@ def two(make_run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.Monkey
         run = make_run(name, weights=weights)
         versions.MODELS[run.candidate] = versions.MODELS[models["model"]]
         folder = versions.report(tmp_path / name, {"model": run.candidate})
-        page = {"report.html": "<!-- verdict --><!-- gates --><!-- changes --><!-- run -->"}
-        for file, text in page.items():
-            (folder / file).write_text(text)
+        (folder / "report.html").write_text("".join(MARKS))
         made = commit(run.store, folder, kind="report", parents=[], producer="test", meta={})
         run.records["report"]["outputs"]["report"]["digest"] = made.digest
         run.plan["release"]["gates"] = []
@@ -67,6 +67,28 @@ def test_figures_flips_and_lineage_side_by_side(two: Any, capsys: pytest.Capture
     differ = {each["what"]: (each["a"], each["b"]) for each in found["lineage"]}
     assert differ["steps.tuned.options.lr"] == ("0.0001", "0.0002")
     assert set(differ) == {"model", "steps.tuned.options.lr"}
+
+
+def test_without_torch_what_one_report_holds_of_both_is_told(
+    two: Any, make_run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """In the orchestrator's image: the candidate's own report has the champion of the day beside it."""
+    a, b = ({"digest": story["digest"]} for story in (shown(capsys, "1"), shown(capsys, "2")))
+    both = versions.report(tmp_path / "both", {"model": b["digest"], "champion": a["digest"]})
+    alone = versions.report(tmp_path / "alone", {"model": a["digest"]})
+    entries, left_out = recorded([both, alone], a["digest"], b["digest"])
+    assert left_out == []
+    assert entries == json.loads((both / "report.json").read_text())["sets"]
+    monkeypatch.setattr("tasks.runner.registry.find_spec", lambda name: None)
+    assert cli.main(["compare", "pydocs", "1", "2", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["figures"] == []
+    assert {each["why"] for each in found["left_out"]} == {ASIDE}
+
+
+def shown(capsys: Any, version: str) -> Any:
+    assert cli.main(["show", "pydocs", version, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
 
 
 def test_a_version_is_compared_with_itself(two: Any, capsys: pytest.CaptureFixture[str]) -> None:
