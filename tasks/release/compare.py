@@ -63,7 +63,7 @@ def recorded(
         second: Digest of the model that it is about.
 
     Returns:
-        Entries as in report.json, the first model as `champion`; and set, measure and why of what is left out.
+        Entries as in report.json, the first model as `champion`; set, measure and why of what is left out.
     """
     found: dict[tuple[str, str], dict[str, Any]] = {}
     seen: dict[tuple[str, str], None] = {}

@@ -255,8 +255,8 @@ def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:
         "difference": apart["difference"] if apart else None,
         "low": low,
         "high": high,
-        "relative": apart["relative"] if apart else None,
-        "p_value": apart["p_value"] if apart else None,
+        "relative": apart.get("relative") if apart else None,
+        "p_value": apart.get("p_value") if apart else None,
         "count": round(apart["difference"] * entry["items"]) if comparison and apart else None,
         "verdict": verdict,
     }
