@@ -12,7 +12,11 @@ from pydantic import BaseModel, ConfigDict
 from tasks.release.story import VersionStory
 
 ABSENT = "-"
-ASIDE = "the two do not stand in one report; `perennial compare` computes it from their items where torch is installed"
+ASIDE = (
+    "the two do not stand in one report; where torch is installed, `perennial compare` computes it from "
+    "their items"
+)
+"""Why two models are not compared on a set where only what is on record can be told."""
 
 
 class Difference(BaseModel):
