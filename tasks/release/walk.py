@@ -110,19 +110,29 @@ def _artefacts(
         yield Place(
             "report", "report", "", "it has no report: no evidence", "delete it, and register its run again"
         )
-    if "perennial.parents" not in tags:
-        told = "it does not say what it was made from: it was registered before versions did"
-        yield Place("parents", "parents", "", told, "run its recipe with --refresh of its candidate's step")
+    found = _parents(version, records)
+    if found is None:
+        told = "nothing says what it was made from: its tags do not, and its run's records are gone"
+        yield Place("parents", "parents", "", told, "restore the run's folder from a backup of the store")
         return
-    for tag in ("perennial.parents", "perennial.base"):
-        for digest in _listed(tags.get(tag, "[]")):
-            made = [step for step, record in records.items() if digest in _made(record)]
-            remedy = (
-                f"`perennial step --plan {tags.get('perennial.plan')} --step {made[0]}` makes it again"
-                * bool(made)
-            )
-            name = made[0] if made else digest[:12]
-            yield artefact("parents", name, digest, remedy or "restore it from a backup of the store")
+    for digest in found:
+        made = next((step for step, record in records.items() if digest in _made(record)), "")
+        remedy = "restore it from a backup of the store"
+        if made:
+            remedy = f"`perennial step --plan {tags.get('perennial.plan')} --step {made}` makes it again"
+        yield artefact("parents", made or digest[:12], digest, remedy)
+
+
+def _parents(version: VersionInfo, records: dict[str, StepRecord]) -> list[str] | None:
+    """The models that a version was made from, by its tags, or else by its run's records."""
+    if "perennial.parents" in version.tags:
+        listed = (version.tags.get(tag, "[]") for tag in ("perennial.parents", "perennial.base"))
+        return list(dict.fromkeys(str(digest) for text in listed for digest in json.loads(text)))
+    maker = next((each for each in records.values() if version.digest in _made(each)), None)
+    if maker is None:
+        return None
+    models = {out.digest for each in records.values() for out in each.outputs.values() if out.kind == "model"}
+    return sorted({digest for many in maker.inputs.values() for digest in many} & models)
 
 
 def _plan(store: Store, version: VersionInfo) -> Iterator[Place]:
@@ -207,11 +217,6 @@ def _records(store: Store, version: VersionInfo) -> dict[str, StepRecord]:
 
 def _made(record: StepRecord) -> set[str]:
     return {output.digest for output in record.outputs.values()}
-
-
-def _listed(text: str) -> list[str]:
-    """The digests of a tag that holds a list of them."""
-    return [str(each) for each in json.loads(text)]
 
 
 def _plan_key(version: VersionInfo) -> str:

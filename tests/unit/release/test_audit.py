@@ -132,6 +132,16 @@ def test_a_parent_that_is_broken(run: Any) -> None:
     assert "--step base` makes it again" in found[0].remedy
 
 
+def test_a_version_from_before_it_named_its_parents(run: Any) -> None:
+    for name in ("parents", "base", "code", "gates", "image", "stated"):
+        tag = f"perennial.{name}"
+        call("untag", lambda client, tag=tag: client.delete_model_version_tag("pydocs", "1", tag))
+    signature.sign(run.store, registry.version("pydocs", "1"), "test")
+    assert audit(run.store, "pydocs").findings == []
+    run.store.delete(f"artefacts/{run.records['tuned']['outputs']['model']['digest']}/files/weights")
+    assert (only(run).version, only(run).part, only(run).name) == ("1", "parents", "tuned")
+
+
 def test_data_and_plan_that_are_gone(run: Any) -> None:
     news = run.plan["data"]["news"]["digest"]
     run.store.delete(f"artefacts/{news}/files/rows.jsonl")
