@@ -80,6 +80,19 @@ def test_what_got_worse_is_said(make_run: Callable[..., Any]) -> None:
     assert "None that the evidence shows" in write(make_run(champion=0.04))  # from -0.01 to 0.09: not sure
 
 
+def test_an_option_that_is_a_method_has_its_paper(make_run: Callable[..., Any]) -> None:
+    run = make_run()
+    run.records["tuned"] |= {
+        "method": "completion",
+        "options": {"trainable": "lora", "lr": 3e-4, "epochs": 1, "attention": "sdpa"},
+    }
+    lines = [line for line in write(run).splitlines() if line.startswith("- sft/completion")]
+    assert lines == [
+        "- sft/completion: arXiv 2203.02155",
+        "- sft/completion, `trainable: lora`: arXiv 2106.09685",
+    ]
+
+
 def test_what_the_recipe_states_is_what_a_card_says() -> None:
     said = {"description": "d", "license": "MIT", "data": {"news": {"uri": "a", "license": "CC0-1.0"}}}
     same = {**said, "seed": 1, "data": {"news": {"uri": "b", "license": "CC0-1.0"}}}
