@@ -184,11 +184,19 @@ def _methods(made: Sequence[StepRecord], catalogue: Catalogue) -> list[str]:
         known = method.options.get("properties", {}) if method else {}
         for name, value in each.options.items():
             schema = known.get(name, {})
-            if schema.get("source") and value != schema.get("default"):
+            chosen = isinstance(value, str) or value is True  # a number is no method of its own
+            if chosen and schema.get("source") and value != schema.get("default"):
+                option = f"`{name}: {value if isinstance(value, str) else 'true'}`"
                 found.setdefault(
-                    f"- {each.stage}/{each.method}, `{name}: {json.dumps(value)}`: {schema['source']}"
+                    f"- {each.stage}/{each.method}, {option}: {_source(schema['source'], value)}"
                 )
     return list(found)
+
+
+def _source(told: str, value: object) -> str:
+    """The source of one choice, from a text such as `lora: 2106.09685; dora: 2402.09353`."""
+    each = dict(part.split(": ", 1) for part in told.split("; ") if ": " in part)
+    return each.get(str(value), told)
 
 
 def _results(report: Report, gates: Sequence[GateResult]) -> list[str]:
