@@ -54,7 +54,7 @@ def postgres(database: str) -> Iterator[str]:
             running = subprocess.Popen(command, user=user, env=env, stdout=output, stderr=output, cwd="/")
         try:
             _create(database, env | {"PGHOST": str(data), "PGPORT": str(port)}, running, log)
-            yield f"postgresql://postgres@127.0.0.1:{port}/{database}"
+            yield f"postgresql+psycopg2://postgres@127.0.0.1:{port}/{database}"
         finally:
             running.terminate()
             try:
