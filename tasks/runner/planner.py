@@ -20,6 +20,7 @@ from tasks.recipe.plan import Pinned, Plan, PlannedStep, resolve
 from tasks.recipe.references import parse_reference
 from tasks.recipe.run_names import plan_uri
 from tasks.release import signature
+from tasks.release.card import says_the_same
 from tasks.release.keys import trusted_keys
 from tasks.runner.code import code_of
 from tasks.runner.imports import import_model
@@ -197,6 +198,8 @@ def link_all(plan: Plan, store: Store, settings: Settings) -> bool:
     main = output or next(iter(find_step(plan, name).outputs))
     if champion.digest != records[name].outputs[main].digest:
         return False
+    if not says_the_same(champion.tags, plan.effective):
+        return False  # the same model with another card: another version
     attempt = Attempt(settings=settings, store=store)
     for step in plan.steps:
         lookup, _, _ = look(plan, step, store, known=records)

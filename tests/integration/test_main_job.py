@@ -181,6 +181,11 @@ def test_promotion_makes_the_next_run_end_as_no_change(home: Home) -> None:
     history = home.perennial("history", "tiny")
     for word in ("ada", "the report", "bob", "better", "eve", "complaints"):
         assert word in history
+    assert "tiny: 2 of 2 versions are accounted for" in home.perennial("audit", "tiny")
+    compared = home.perennial("compare", "tiny", "1", "2")
+    assert "steps.merged.options.weight" in compared
+    assert "bits_per_byte" in compared
+    assert "## Known regressions" in home.perennial("card", "tiny", "2")
 
 
 def test_the_version_leads_to_every_digest_and_loads_with_transformers(first: Home) -> None:
