@@ -90,6 +90,7 @@ def with_gates(recipe: Recipe, catalogue: Catalogue) -> Release | None:
         gates=expanded(release, evidence),
         correction=release.correction,
         prices=release.prices,
+        smoke=release.smoke,
     )
 
 

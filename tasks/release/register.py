@@ -161,6 +161,7 @@ def register(
     if outcome == "registered":
         shown = card(facts, steps, results, semantic=semantic or "", change=change, source=source)
         documents["model-card.md"] = shown.encode()
+        store.write(f"runs/{facts.run}/model-card.md", shown.encode())  # what is handed over takes it along
     _log(parent, documents)
     if outcome == "refused":
         raise failure(facts.model, results)

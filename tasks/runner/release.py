@@ -14,6 +14,7 @@ from tasks.release import promote as decisions
 from tasks.release import signature
 from tasks.release.keys import key_id, public_text, signing_key
 from tasks.release.register import ReleaseRecord, register
+from tasks.runner import handover
 from tasks.runner.logbook import open_parent
 from tasks.runner.planner import run_of
 from tasks.runner.process import read_plan
@@ -45,6 +46,8 @@ def register_run(plan: Plan, uri: str, store: Store, settings: Settings) -> Rele
         runs.end(parent, "FAILED")
         raise
     runs.end(parent, "FINISHED")
+    if told := handover.registered(settings, store, plan, record):
+        print(told)
     return record
 
 
@@ -61,22 +64,28 @@ def decide(
     """Promote or reject the candidate of a plan, or a version of a model; what was decided, in words."""
     store, name, number, run = _target(settings, plan, model, version)
     act = decisions.promote if action == "promote" else decisions.reject
+    if action == "promote":
+        handover.before(settings, store, name, number)
     decision = act(store, name, number, by, reason, run=run)
+    told = handover.after(settings, store, name, decision.line.to_version) if action == "promote" else ""
     done = "promoted" if action == "promote" else "rejected"
     again = " (already on record)" if decision.repeated else ""
     return (
         f"version {decision.line.to_version} of '{name}' {done} by {by}: {reason}{again}\n"
-        f"champion: {decision.champion or 'none'}, previous: {decision.previous or 'none'}"
-    )
+        f"champion: {decision.champion or 'none'}, previous: {decision.previous or 'none'}\n{told}"
+    ).rstrip()
 
 
 def roll_back(settings: Settings, model: str, by: str, reason: str, run: str) -> str:
     """Put the previous champion back; what was done, in words."""
-    decision = decisions.rollback(open_store(settings.store), model, by, reason, run=run)
+    store = open_store(settings.store)
+    handover.before(settings, store, model, "previous", back=True)
+    decision = decisions.rollback(store, model, by, reason, run=run)
+    told = handover.after(settings, store, model, decision.line.to_version)
     return (
         f"'{model}' rolled back from version {decision.line.from_version} to {decision.line.to_version} "
-        f"by {by}: {reason}\nchampion: {decision.champion}, previous: {decision.previous}"
-    )
+        f"by {by}: {reason}\nchampion: {decision.champion}, previous: {decision.previous}\n{told}"
+    ).rstrip()
 
 
 def sign_version(settings: Settings, model: str, version: str, by: str) -> str:

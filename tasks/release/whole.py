@@ -1,0 +1,35 @@
+"""The model directory behind a version: its own files, or its base with its adapter merged into it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tasks.artefacts import Store, fetch, load_manifest
+from tasks.recipe.failures import ConfigInvalid
+
+
+def whole_model(store: Store, digest: str, *, cache: Path, scratch: Path) -> Path:
+    """A verified directory with a whole model, only to be read.
+
+    Args:
+        store: Holds the artefact, and the base where it is an adapter.
+        digest: Of a model or an adapter.
+        cache: For artefacts fetched from a remote store.
+        scratch: A folder to be made, for an adapter merged into its base.
+
+    Raises:
+        ConfigInvalid: It is neither, or the adapter is not bound to its base.
+        Infrastructure: Something is missing or altered.
+    """
+    manifest = load_manifest(store, digest)
+    if manifest.kind == "model":
+        return fetch(store, digest, cache)
+    if manifest.kind != "adapter":
+        raise ConfigInvalid(
+            f"the artefact {digest} is of kind '{manifest.kind}', neither a model nor an adapter"
+        )
+    from tasks.training.trainable.adapter_files import base_of, merged
+
+    adapter = fetch(store, digest, cache)
+    base = base_of(adapter)
+    return merged(fetch(store, base.digest, cache), base.digest, [adapter], scratch)
