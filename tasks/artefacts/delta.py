@@ -121,8 +121,8 @@ def _encode(own: Path, beside: Path, scratch: Path) -> list[KeptFile]:
     """The difference of every weights file, written to `scratch` under the file's name."""
     import pyarrow
 
-    from tasks.artefacts.difference import LEVEL, all_tensors, encode, read_factors, tensors_of
-    from tasks.artefacts.factors import FILE
+    from tasks.artefacts.difference import LEVEL, all_tensors, encode, tensors_of
+    from tasks.artefacts.factors import FILE, read_factors
 
     base, factors = all_tensors(beside), read_factors(own / FILE)
     codec = pyarrow.Codec("zstd", compression_level=LEVEL)

@@ -27,7 +27,7 @@ import pyarrow
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from tasks.artefacts.factors import PARTS, applied
+from tasks.artefacts.factors import applied
 from tasks.recipe.failures import DataInvalid
 
 WORDS = 1 << 22
@@ -113,22 +113,6 @@ def all_tensors(directory: Path) -> dict[str, Tensor]:
         for file in sorted(directory.glob("*.safetensors"))
         for tensor in tensors_of(file)[1]
     }
-
-
-def read_factors(file: Path) -> dict[str, dict[str, NDArray[Any]]]:
-    """Weight -> its factors, from a model's `delta_come.factors`; none where there is no such file."""
-    if not file.is_file():
-        return {}
-    kinds: dict[str, Any] = {"I8": np.int8, "I32": np.int32}
-    found: dict[str, dict[str, NDArray[Any]]] = {}
-    for tensor in tensors_of(file)[1]:
-        name, _, part = tensor.name.rpartition("/")
-        if part in PARTS and tensor.dtype in kinds:
-            data = (
-                tensor.words(0, tensor.size // tensor.width).view(kinds[tensor.dtype]).reshape(tensor.shape)
-            )
-            found.setdefault(name, {})[part] = data
-    return {name: parts for name, parts in found.items() if set(parts) == set(PARTS)}
 
 
 def encode(
@@ -242,12 +226,14 @@ def _add(base: NDArray[Any], coded: NDArray[Any], dtype: str) -> NDArray[Any]:
 def _place(words: NDArray[Any]) -> NDArray[Any]:
     """The place of a floating-point number in their order, from its bits."""
     top = words.dtype.type(1 << (words.dtype.itemsize * 8 - 1))
-    return np.where(words & top, ~words, words | top)
+    places: NDArray[Any] = np.where(words & top, ~words, words | top)
+    return places
 
 
 def _word(places: NDArray[Any]) -> NDArray[Any]:
     top = places.dtype.type(1 << (places.dtype.itemsize * 8 - 1))
-    return np.where(places & top, places ^ top, ~places)
+    words: NDArray[Any] = np.where(places & top, places ^ top, ~places)
+    return words
 
 
 def _split(out: IO[bytes], words: NDArray[Any], width: int) -> list[int]:

@@ -12,20 +12,69 @@ Shapes: R rows, C columns, K rank.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 from numpy.typing import NDArray
+
+from tasks.recipe.failures import DataInvalid
 
 EXACT = 2**53
 """Integers up to this are exact in float64."""
 
 FILE = "delta_come.factors"
-"""The file of a model directory that holds the factors of its weights, in the safetensors format."""
+"""The file of a model directory that holds the factors of its weights: a line of JSON that says where each
+weight's parts begin and how they are shaped, and the parts, compressed with zstandard."""
 
-PARTS = ("U", "V", "scales", "shift")
-"""The tensors of one weight there, as `<name of the weight>/<part>`."""
+PARTS: Mapping[str, str] = {"U": "<i1", "V": "<i1", "scales": "<i4", "shift": "<i4"}
+"""The parts of one weight and their numbers."""
+
+LEVEL = 19
+"""Codes of few values: the slowest setting still writes them in no time, beside the decomposition."""
+
+
+def write_factors(file: Path, factors: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
+    """Write the factors of a model's weights, by the weight's name."""
+    codec = pyarrow.Codec("zstd", compression_level=LEVEL)
+    table: dict[str, dict[str, list[Any]]] = {}
+    data: list[bytes] = []
+    place = 0
+    for name, parts in sorted(factors.items()):
+        table[name] = {}
+        for part, kind in PARTS.items():
+            packed = codec.compress(np.ascontiguousarray(parts[part].T, dtype=kind).tobytes(), asbytes=True)
+            table[name][part] = [place, len(packed), *parts[part].shape]
+            data.append(packed)
+            place += len(packed)
+    file.write_bytes(json.dumps(table, separators=(",", ":")).encode() + b"\n" + b"".join(data))
+
+
+def read_factors(file: Path) -> dict[str, dict[str, NDArray[Any]]]:
+    """Weight -> its factors; none where there is no such file.
+
+    Raises:
+        DataInvalid: It is broken.
+    """
+    if not file.is_file():
+        return {}
+    first, _, data = file.read_bytes().partition(b"\n")
+    codec = pyarrow.Codec("zstd")
+    found: dict[str, dict[str, NDArray[Any]]] = {}
+    try:
+        for name, parts in json.loads(first).items():
+            found[name] = {}
+            for part, kind in PARTS.items():
+                place, size, *shape = parts[part]
+                count = int(np.prod(shape)) * np.dtype(kind).itemsize
+                raw = codec.decompress(data[place : place + size], decompressed_size=count, asbytes=True)
+                found[name][part] = np.frombuffer(raw, dtype=kind).reshape(shape[::-1]).T
+    except (ValueError, KeyError, TypeError, OSError, pyarrow.ArrowInvalid) as error:
+        raise DataInvalid(f"{file}: the factors of this model are broken: {error}") from error
+    return found
 
 
 def product(parts: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:

@@ -118,8 +118,8 @@ def rebuild(store: Store, delta: Delta, path: str, base: Path, own: Path, target
     """
     import pyarrow
 
-    from tasks.artefacts.difference import Part, all_tensors, decode, read_factors
-    from tasks.artefacts.factors import FILE
+    from tasks.artefacts.difference import Part, all_tensors, decode
+    from tasks.artefacts.factors import FILE, read_factors
 
     kept = delta.paths[path]
     packed = target.with_name(f"{target.name}.difference")

@@ -110,7 +110,7 @@ def export(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigInvalid(f"{out} exists and is not empty; name a new folder")
     signed = signature.verify(store, version)
-    card = card_of(store, version)
+    card, manifest = card_of(store, version), load_manifest(store, version.digest)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         whole = whole_model(store, version.digest, cache=cache, scratch=Path(scratch) / "whole")
@@ -124,7 +124,7 @@ def export(
             version=version.version,
             semantic_version=version.semantic,
             digest=version.digest,
-            base=load_manifest(store, version.digest).meta.get("base"),
+            base=manifest.meta.get("base") if manifest.kind == "adapter" else None,
             source=version.source,
             report=version.tags.get("perennial.report", ""),
             license=version.tags.get("perennial.license", ""),

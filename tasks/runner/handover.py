@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 from pathlib import Path
 from typing import Literal
@@ -10,16 +11,19 @@ from typing import Literal
 from pydantic import ValidationError
 
 from tasks.artefacts import ArtefactAltered, ObjectMissing, Store, open_store
+from tasks.artefacts.delta import pack, unpack
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, PerennialError
 from tasks.recipe.models import Smoke
 from tasks.recipe.plan import Plan
-from tasks.release import smoke, webhook
+from tasks.release import signature, smoke, webhook
 from tasks.release.export import Format, export
 from tasks.release.register import ReleaseRecord
 from tasks.release.whole import whole_model
 from tasks.runner.settings import Settings
 from tasks.tracking import registry
 from tasks.tracking.registry import VersionInfo
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 def registered(settings: Settings, store: Store, plan: Plan, record: ReleaseRecord) -> str:
@@ -64,6 +68,8 @@ def before(settings: Settings, store: Store, model: str, name: str, *, back: boo
     version = registry.find_version(model, name)
     if version is None or not version.digest:
         return  # who decides on it says what is wrong
+    if unpack(store, version.digest, cache=_cache(settings)):
+        print(f"version {version.version} of '{model}' was kept as a difference and is whole again")
     called = f"version {version.version} of '{model}'"
     if smoke.read_record(store, version) is None:
         if _wanted(store, version) is not None and not back:
@@ -200,6 +206,57 @@ def export_version(settings: Settings, model: str, name: str, to: Format, out: P
         f"version {done.version} ({done.semantic_version}) of '{model}' is in {out}: {to}, {size:,} bytes"
     ]
     return "\n".join([*lines, *([f"serve it with: {done.serve}"] if done.serve else [])])
+
+
+def delta_version(settings: Settings, model: str, name: str, *, base: str | None, restore: bool) -> str:
+    """Keep a version's weights as an exact difference from another model's, or put them back; in words.
+
+    Args:
+        settings: Where things are.
+        model: The registered model.
+        name: Number of the version.
+        base: Number or alias of the version, or digest of the model, that it differs from; the champion where
+            left out.
+        restore: Put the weights back.
+
+    Raises:
+        ConfigInvalid: An alias points at the version, there is no base, or the two have too little in common.
+        DataInvalid: The version is not what was signed.
+    """
+    store = open_store(settings.store)
+    version = registry.version(model, name)
+    called = f"version {version.version} of '{model}'"
+    if restore:
+        if base is not None:
+            raise ConfigInvalid("--base has no effect with --restore; leave it out")
+        put_back = unpack(store, version.digest, cache=_cache(settings))
+        return f"{called} is whole again" if put_back else f"{called} is whole"
+    held = [alias for alias, number in registry.aliases(model).items() if number == version.version]
+    if held:
+        raise ConfigInvalid(
+            f"{called} is the {held[0]}, which others read; only versions without an alias are kept as a "
+            "difference"
+        )
+    signature.verify(store, version)
+    beside = _base(model, base)
+    done = pack(store, version.digest, beside, cache=_cache(settings))
+    share = done.bytes / done.whole_bytes
+    return (
+        f"{called} is kept as its difference from {beside}: {done.bytes:,} bytes instead of "
+        f"{done.whole_bytes:,} ({share:.0%}), exact. It reads as ever and is made whole before it is promoted"
+    )
+
+
+def _base(model: str, named: str | None) -> str:
+    """The digest of the model that a version is to differ from."""
+    if named is not None and DIGEST.fullmatch(named):
+        return named
+    found = registry.find_version(model, named or "champion")
+    if found is None and named is None:
+        raise ConfigInvalid(
+            f"'{model}' has no champion to take the difference from; name a version: --base NUMBER"
+        )
+    return (found or registry.version(model, named or "champion")).digest
 
 
 def _record(settings: Settings, store: Store, version: VersionInfo, wanted: Smoke) -> str:

@@ -229,7 +229,22 @@ def _champion_pin(name: str, champion: VersionInfo | None, store: Store) -> Pinn
     if digest is None:  # the champion's plan had no such step: the reference's next alternative is taken
         return None
     manifest = load_manifest(store, digest)
+    if manifest.kind == "adapter" and not step:
+        digest = _merged_by_its_step(champion)
+        manifest = load_manifest(store, digest)
     return Pinned(digest=digest, kind=manifest.kind, meta=dict(manifest.meta))
+
+
+def _merged_by_its_step(champion: VersionInfo) -> str:
+    """The whole model that the step made beside the adapter that is the champion."""
+    for tag, digest in champion.tags.items():
+        whole = champion.tags.get(f"{tag}.model")
+        if tag.startswith("perennial.step.") and digest == champion.digest and whole is not None:
+            return whole
+    raise ConfigInvalid(
+        f"version {champion.version} of '{champion.name}' is an adapter, and its tags name no whole model "
+        "made with it; refer to the output of a step: champion.<step>.model"
+    )
 
 
 def _plan_of(champion: VersionInfo, store: Store) -> Plan | None:

@@ -13,8 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.artefacts import ArtefactAltered, Store, commit, fetch, find_roots, open_store, plan_gc, problems
-from tasks.artefacts import delta as module
+from tasks.artefacts import (
+    ArtefactAltered,
+    Store,
+    commit,
+    fetch,
+    find_roots,
+    open_store,
+    plan_gc,
+    problems,
+    stored_delta,
+)
 from tasks.artefacts.delta import pack, unpack
 from tasks.artefacts.difference import FLOATS, SIZES, all_tensors, decode, encode, tensors_of
 from tasks.artefacts.gc import apply_gc
@@ -253,7 +262,7 @@ def test_nothing_is_removed_where_it_does_not_come_back(
     store: Store, pair: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, tuned = pair
-    monkeypatch.setattr(module.stored_delta, "rebuild", lambda *a: a[-1].write_bytes(b"other"))
+    monkeypatch.setattr(stored_delta, "rebuild", lambda *a: a[-1].write_bytes(b"other"))
     with pytest.raises(Infrastructure, match="does not come back"):
         pack(store, tuned, base, cache=tmp_path / "cache")
     assert store.stat(delta_key(tuned)) is None
