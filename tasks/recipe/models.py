@@ -149,6 +149,7 @@ class Release(_Part):
             with one, so that the confidence holds for all verdicts together; `none` does not.
         prices: Size of machine -> price of an hour, in one currency, for the gate on `run.cost`.
         smoke: A test around the promotion: the model loads and gives the answer it was registered with.
+        export: Forms in which a promoted version is handed over at once, into PERENNIAL_EXPORTS.
     """
 
     candidate: str
@@ -159,6 +160,7 @@ class Release(_Part):
     correction: Literal["bonferroni", "none"] = "bonferroni"
     prices: dict[Resources, Annotated[float, Field(ge=0)]] = {}
     smoke: Smoke | None = None
+    export: list[Literal["huggingface", "gguf", "vllm"]] = []
 
 
 class Recipe(_Part):

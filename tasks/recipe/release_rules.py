@@ -91,6 +91,7 @@ def with_gates(recipe: Recipe, catalogue: Catalogue) -> Release | None:
         correction=release.correction,
         prices=release.prices,
         smoke=release.smoke,
+        export=release.export,
     )
 
 

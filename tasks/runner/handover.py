@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tempfile
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import ValidationError
 
@@ -16,7 +17,7 @@ from tasks.recipe.failures import ConfigInvalid, DataInvalid, PerennialError
 from tasks.recipe.models import Smoke
 from tasks.recipe.plan import Plan
 from tasks.release import signature, smoke, webhook
-from tasks.release.export import Format, export
+from tasks.release.export import MANIFEST, Format, export
 from tasks.release.register import ReleaseRecord
 from tasks.release.whole import whole_model
 from tasks.runner.settings import Settings
@@ -24,6 +25,9 @@ from tasks.tracking import registry
 from tasks.tracking.registry import VersionInfo
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
+
+EXPORTS = "PERENNIAL_EXPORTS"
+"""The folder of the exports that a recipe asks for, `<model>/<semantic version>/<form>`; else in the home."""
 
 
 def registered(settings: Settings, store: Store, plan: Plan, record: ReleaseRecord) -> str:
@@ -103,7 +107,8 @@ def after(settings: Settings, store: Store, model: str, number: str) -> str:
     Raises:
         DataInvalid: The smoke test failed. The promotion stands: what to do is a person's decision.
     """
-    problem, said = "", []
+    problem = ""
+    said: list[str] = []
     version = registry.find_version(model, "champion")
     if version is not None and version.version == number and smoke.read_record(store, version) is not None:
         if not smoke.can_run():
@@ -119,6 +124,8 @@ def after(settings: Settings, store: Store, model: str, number: str) -> str:
                 smoke.write_outcome(store, version, "after", False, problem)
             if not problem:
                 said.append("smoke test: passed before and after")
+    if not problem and version is not None and version.version == number:
+        said += _hand_over(settings, store, version)
     said += tell(store, model)
     if problem:
         raise DataInvalid(
@@ -133,6 +140,27 @@ def after(settings: Settings, store: Store, model: str, number: str) -> str:
             )
         )
     return "\n".join(said)
+
+
+def _hand_over(settings: Settings, store: Store, version: VersionInfo) -> list[str]:
+    """Export a version as its recipe says; a failure is told and stops nothing."""
+    said: list[str] = []
+    root = Path(os.environ.get(EXPORTS) or settings.home / "exports") / version.name
+    for to in _release(store, version).get("export") or []:
+        out = root / (version.semantic or version.version) / to
+        if (out / MANIFEST).is_file():  # a retry, or a rollback to it
+            continue
+        by_hand = f"`perennial export {version.name} {version.version} --to {to} --out DIR`"
+        if to != "huggingface" and not smoke.can_run():
+            said.append(
+                f"WARNING: no export to {to}: there is no transformers here; {by_hand} where there is"
+            )
+            continue
+        try:
+            said.append(export_version(settings, version.name, version.version, to, out, "auto"))
+        except PerennialError as error:
+            said.append(f"WARNING: no export to {to}: {error}; {by_hand}")
+    return said
 
 
 def tell(store: Store, model: str) -> list[str]:
@@ -277,11 +305,17 @@ def _run(
 
 def _wanted(store: Store, version: VersionInfo) -> Smoke | None:
     """The smoke test that the recipe of a version asks for; None where its run is no longer there."""
+    said = _release(store, version).get("smoke")
+    return Smoke.model_validate(said) if said else None
+
+
+def _release(store: Store, version: VersionInfo) -> dict[str, Any]:
+    """The release rules of the plan that made a version; {} where its run is no longer there."""
     _, _, key = version.tags.get("perennial.plan", "").rpartition("/runs/")
     if not key or store.stat(f"runs/{key}") is None:
-        return None
-    said = (json.loads(store.read(f"runs/{key}")).get("release") or {}).get("smoke")
-    return Smoke.model_validate(said) if said else None
+        return {}
+    found: dict[str, Any] = json.loads(store.read(f"runs/{key}")).get("release") or {}
+    return found
 
 
 def _cache(settings: Settings) -> Path:

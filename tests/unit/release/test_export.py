@@ -1,9 +1,8 @@
-"""Exports: the same logits bit for bit, everything vLLM reads, GGUF where the converter is, and a manifest."""
+"""Exports: equal logits bit for bit, everything vLLM reads, GGUF where the converter is, a manifest."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import stat
 import sys
@@ -223,11 +222,8 @@ def test_the_real_converter(store: Store, register: Register, tiny_model_dir: Pa
             "llama.cpp's converter is missing, so no real GGUF file was made; put convert_hf_to_gguf.py of a "
             "llama.cpp checkout on PATH or name it by PERENNIAL_GGUF_CONVERTER"
         )
-    # Our byte-level tokenizers are not in llama.cpp's list of known ones; GPT-2's is what they are trained as.
-    folder = shutil.copytree(tiny_model_dir, tmp_path / "model")
-    try:
-        export(store, register(folder), "gguf", tmp_path / "out", cache=tmp_path / "cache", outtype="f32")
-    except ConfigInvalid as error:
-        assert "pre-tokenizer" in str(error), os.environ.get("PERENNIAL_GGUF_CONVERTER")
-    else:
-        assert gguf_header(tmp_path / "out" / "model.gguf")["tensors"] == 20
+    # llama.cpp knows tokenizers by a hash, and ours is not in its list: its own words must reach the person.
+    with pytest.raises(ConfigInvalid, match="pre-tokenizer"):
+        export(
+            store, register(tiny_model_dir), "gguf", tmp_path / "out", cache=tmp_path / "cache", outtype="f32"
+        )

@@ -152,7 +152,12 @@ def test_a_failing_test_after_is_loud_and_takes_nothing_back(
 
     monkeypatch.setattr(decisions, "promote", and_break)
     told: list[str] = []
-    monkeypatch.setattr(handover, "tell", lambda store, model: told.append(model) or [])
+
+    def tell(_: Store, model: str) -> list[str]:
+        told.append(model)
+        return []
+
+    monkeypatch.setattr(handover, "tell", tell)
     with pytest.raises(DataInvalid) as raised:
         decide(settings, "1")
     assert "FAILED AFTER THE PROMOTION. Version 1 of 'pydocs' IS the champion" in str(raised.value)
@@ -209,6 +214,35 @@ def test_a_record_counts_for_its_own_artefact_only(
     with pytest.raises(DataInvalid, match="no record of a smoke test"):
         decide(settings, "3")
     assert smoke.read_record(store, versions[0]) is not None
+
+
+@pytest.mark.usefixtures("answers")
+def test_the_exports_that_a_recipe_asks_for_are_made_after_the_promotion(
+    settings: Settings,
+    versions: list[VersionInfo],
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = {"release": {"export": ["huggingface", "gguf"]}}
+    store.write("runs/run-1/plan.json", json.dumps(plan).encode())
+    monkeypatch.setenv("PERENNIAL_EXPORTS", str(tmp_path / "exports"))
+    monkeypatch.setenv("PATH", "")
+    made: list[str] = []
+
+    def export_version(*arguments: Any) -> str:
+        made.append(arguments[3])
+        if arguments[3] == "gguf":
+            raise ConfigInvalid("no converter")
+        return f"exported to {arguments[4]}"
+
+    monkeypatch.setattr(handover, "export_version", export_version)
+    said = decide(settings, "1")
+    assert champion() == "1"
+    assert f"exported to {tmp_path}/exports/pydocs/1/huggingface" in said
+    assert "WARNING: no export to gguf: no converter" in said
+    assert made == ["huggingface", "gguf"]
+    assert versions
 
 
 @pytest.mark.usefixtures("versions", "answers")
