@@ -156,6 +156,7 @@ def _decide(action: Literal["promote", "reject"], options: argparse.Namespace, p
         version=options.version,
         by=options.by,
         reason=options.reason,
+        over=options.over if action == "promote" else "",
     )
     print(words)
     return 0
@@ -182,10 +183,51 @@ def _key(_: argparse.Namespace, places: Settings) -> int:
     return 0
 
 
-def _history(options: argparse.Namespace, places: Settings) -> int:
-    from tasks.runner.release import print_history
+def _models(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.registry import print_models
 
-    print_history(places, options.model, options.at)
+    print_models(places, as_json=options.json)
+    return 0
+
+
+def _show(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.registry import print_version
+
+    print_version(places, options.model, options.version, as_json=options.json)
+    return 0
+
+
+def _compare(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.registry import print_comparison
+
+    print_comparison(places, options.model, options.a, options.b, as_json=options.json)
+    return 0
+
+
+def _history(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.registry import print_history
+
+    print_history(places, options.model, options.at, as_json=options.json)
+    return 0
+
+
+def _audit(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.registry import print_audit
+
+    return print_audit(places, options.model, repair=options.repair, as_json=options.json)
+
+
+def _card(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.registry import card_of
+
+    print(card_of(places, options.model, options.version, write=options.write, by=options.by))
+    return 0
+
+
+def _delete(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.registry import delete_version
+
+    print(delete_version(places, options.model, options.version, options.by, options.reason))
     return 0
 
 
@@ -388,17 +430,44 @@ def _parser() -> argparse.ArgumentParser:
     rollback = add("rollback", _rollback, "put the previous champion back")
     rollback.add_argument("model")
     rollback.add_argument("--run", metavar="ID", help="a retry with the same id changes nothing")
+    promote.add_argument(
+        "--over",
+        default="",
+        metavar="VERSION",
+        help="although it was judged against another than this champion",
+    )
     sign = add("sign", _sign, "vouch for a version that has no signature of a trusted key")
     sign.add_argument("model")
     sign.add_argument("version", help="its number or alias")
-    for sub in (promote, reject, rollback, sign):
+    delete = add("delete", _delete, "remove a version that no alias, ledger line or other version needs")
+    card = add("card", _card, "the model card of a version")
+    card.add_argument("--write", action="store_true", help="make it from its run's records where it has none")
+    show = add("show", _show, "all that a version leads to: data, recipe, code, steps, parents, gates, cost")
+    for sub in (delete, card, show):
+        sub.add_argument("model")
+        sub.add_argument("version", help="its number or alias")
+    for sub in (promote, reject, rollback, sign, delete, card):
         sub.add_argument("--by", default=os.environ.get("USER", "unknown"), help="who decides")
-    for sub in (promote, reject, rollback):
+    for sub in (promote, reject, rollback, delete):
         sub.add_argument("--reason", default="", help="why, for the ledger")
     add("key", _key, "the key that signs releases: its id and its public half; made now on a laptop")
-    history = add("history", _history, "who promoted what, when, on what evidence")
+    models = add("models", _models, "every registered model: champion, candidate, previous, versions")
+    compare = add(
+        "compare", _compare, "two versions: figures on the same items, flips, what differs in lineage"
+    )
+    compare.add_argument("model")
+    compare.add_argument("a", help="a version's number or alias")
+    compare.add_argument("b", help="another's")
+    history = add("history", _history, "who promoted what, when, from what, on what evidence, why")
     history.add_argument("model")
     history.add_argument("--at", metavar="DATE", help="which version was champion then (ISO date or time)")
+    audit = add(
+        "audit", _audit, "account for every version: weights, data, recipe, report, card, parents, ledger"
+    )
+    audit.add_argument("model", nargs="?", help="only this one")
+    audit.add_argument("--repair", action="store_true", help="first move MLflow to what the ledger says")
+    for sub in (models, show, compare, history, audit):
+        sub.add_argument("--json", action="store_true", help="for machines; docs/operating.md has the shapes")
     add("registry", _registry, "the versions and aliases of a model").add_argument("model")
     export = add("export", _export, "write a version into a new folder, as another system reads it")
     smoke = add("smoke", _smoke, "load a version and compare its answer with the recorded one; exit 3 if not")

@@ -102,7 +102,7 @@ def arguments(task: StepTask, run_id: str, attempt: str) -> dict[str, Any]:
         "image": image(task),
         "command": task.arguments(run_id),
         "name": container_name(task, run_id),
-        "environment": environment(attempt),
+        "environment": environment(attempt) | {"PERENNIAL_IMAGE": image(task)},
         "labels": {
             "perennial.recipe": task.recipe,
             "perennial.run": run_name(task.recipe, run_id),

@@ -205,7 +205,8 @@ class KubernetesStepOperator(KubernetesPodOperator):
         self.namespace = metadata["namespace"]
         self.image = steps.image(self.step)
         self.arguments = self.step.arguments(run_id)
-        self.env_vars = [V1EnvVar(name=name, value=value) for name, value in environment(attempt).items()]
+        given = environment(attempt) | {"PERENNIAL_IMAGE": self.image}
+        self.env_vars = [V1EnvVar(name=name, value=value) for name, value in given.items()]
         self.labels = labels(self.step, run_id)
         self.annotations = {ATTEMPT: attempt}
         self.pod_template_dict = template

@@ -64,7 +64,7 @@ def pod_of(task: StepTask, run_id: str) -> Object:
     container["command"] = command
     container.pop("args", None)
     env = {each["name"]: each for each in container.get("env", [])}
-    given = environment("")
+    given = environment("") | {"PERENNIAL_IMAGE": container["image"]}
     del given["PERENNIAL_ATTEMPT"]  # the pods' template is the same for every attempt
     env |= {name: {"name": name, "value": value} for name, value in given.items()}
     claim = os.environ.get("PERENNIAL_SHARED_CLAIM")

@@ -44,12 +44,14 @@ class DataSource(_Part):
         kind: What it is; may be left out where the URI implies it.
         split: `train` and `heldout` divide by a hash of the rows' keys, so a row never changes sides.
         options: How to read it (format, columns); what there is depends on the source.
+        license: Of the data, for the model's card; an SPDX name.
     """
 
     uri: str = Field(min_length=1)
     kind: DataKind | None = None
     split: Literal["all", "train", "heldout"] = "all"
     options: dict[str, Any] = {}
+    license: str = ""
 
 
 class Step(_Part):
@@ -172,6 +174,7 @@ class Recipe(_Part):
         description: For people.
         owner: Who answers for it.
         license: Of the model, for its card; an SPDX name.
+        intended_use: What the model is for, and what it is not for; for its card.
         tags: For the lists in the user interfaces.
         schedule: When it runs by itself; only by hand where left out.
         seed: The seed of every step that has none of its own.
@@ -186,6 +189,7 @@ class Recipe(_Part):
     description: str = ""
     owner: str = ""
     license: str = ""
+    intended_use: str = ""
     tags: list[str] = []
     schedule: Schedule | None = None
     seed: int = Field(0, ge=0, lt=2**32)

@@ -34,6 +34,7 @@ from tasks.artefacts.artefact import FileEntry, describe
 from tasks.artefacts.files import disk_failure
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, Infrastructure
 from tasks.release import signature
+from tasks.release.cards import read_card
 from tasks.release.whole import whole_model
 from tasks.tracking.registry import VersionInfo
 
@@ -110,7 +111,7 @@ def export(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigInvalid(f"{out} exists and is not empty; name a new folder")
     signed = signature.verify(store, version)
-    card, manifest = card_of(store, version), load_manifest(store, version.digest)
+    card, manifest = read_card(store, version), load_manifest(store, version.digest)
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as scratch:
         whole = whole_model(store, version.digest, cache=cache, scratch=Path(scratch) / "whole")
@@ -143,21 +144,6 @@ def export(
         except OSError as error:
             raise disk_failure(error, f"exporting to {out}", out.parent, 0) from error
     return done
-
-
-def card_of(store: Store, version: VersionInfo) -> str:
-    """The version's model card, as its run left it in the store.
-
-    Raises:
-        ConfigInvalid: It has none.
-    """
-    key = f"runs/{version.tags.get('perennial.run', '')}/model-card.md"
-    if not version.tags.get("perennial.run") or store.stat(key) is None:
-        raise ConfigInvalid(
-            f"version {version.version} of '{version.name}' has no model card ({store.locate(key)}), without "
-            "which nothing is handed over; `perennial register --plan <its plan>` writes one"
-        )
-    return store.read(key).decode()
 
 
 def write_huggingface(whole: Path, folder: Path, version: VersionInfo, outtype: str) -> str:

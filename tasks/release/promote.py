@@ -9,12 +9,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tasks.artefacts import Store, problems
-from tasks.recipe.failures import ConfigInvalid, DataInvalid
+from tasks.artefacts import Store
+from tasks.recipe.failures import ConfigInvalid, GatesFailed
 from tasks.recipe.models import NOBODY
-from tasks.release import signature
+from tasks.release.aliases import reconcile as reconcile
+from tasks.release.audit import ledger_problems
+from tasks.release.checks import PROMOTION, ROLLBACK, Check
+from tasks.release.overtaken import judged_against, overtaken
 from tasks.tracking import ledger, registry
 from tasks.tracking.registry import VersionInfo
+
+NO_PERSON = frozenset({NOBODY, "policy"})
+"""Actors that are no people: their word is no approval where several are needed."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,8 @@ class Decision:
         repeated: The line was there already: a retry.
         champion: The version in production now; None if there is none.
         previous: The version that a rollback would bring back.
-        repairs: Aliases that had to follow the ledger, in words.
+        repairs: What an earlier call had left undone and this one did, in words.
+        missing: Approvals by other people that the promotion still needs.
     """
 
     line: ledger.Line
@@ -34,14 +41,25 @@ class Decision:
     champion: str | None
     previous: str | None
     repairs: list[str] = field(default_factory=list)
+    missing: int = 0
 
 
 def promote(
-    store: Store, model: str, version: str, actor: str, reason: str, evidence: str = "", run: str = ""
+    store: Store,
+    model: str,
+    version: str,
+    actor: str,
+    reason: str,
+    evidence: str = "",
+    run: str = "",
+    *,
+    over: str = "",
+    checks: Sequence[Check] = PROMOTION,
 ) -> Decision:
     """Make a version the champion and the old champion the previous one.
 
-    Repeating the same decision (same version, actor, reason) changes nothing, so that a retry is safe.
+    Repeating the same decision (same version, actor, reason) changes nothing, so that a retry is safe. Where
+    the version needs several approvals, the line says `approve` until the last of them.
 
     Args:
         store: Holds the model and the ledger.
@@ -51,29 +69,64 @@ def promote(
         reason: Why, in words.
         evidence: Digest of the report; "" for the one that the version was registered with.
         run: The Perennial run that asks, or "".
+        over: The version in production that the caller knows it takes the place of, or "". Needed where the
+            candidate was judged against another champion than the one of now. Without it, it is whoever is
+            champion as this call begins: of two promotions at the same instant one is refused.
+        checks: Run in this order before anything is written; each refuses by raising.
 
     Raises:
-        ConfigInvalid: No such version, no actor or reason, it is the champion already, or it is not signed
-            by a trusted key.
-        DataInvalid: The model's artefact is missing or altered, the version is not what was signed, or the
-            ledger was tampered with.
+        ConfigInvalid: No such version, no actor or reason, it is the champion already, another version became
+            it meanwhile, it has no card, or it is not signed by a trusted key.
+        GatesFailed: It was judged against another champion than the one in production now.
+        DataInvalid: The model's artefact or card is missing or altered, the version is not what was signed,
+            or the ledger was tampered with.
         Infrastructure: The store or MLflow is unreachable.
     """
     _require(actor, reason)
-    wanted = _asked_for(store, model, version, "promote", actor, reason)
-    _check_artefact(store, wanted)
+    wanted = _asked_for(store, model, version, ("promote", "approve"), actor, reason)
     adopted = registry.aliases(model).get("champion")
+    expected = over or _champion(ledger.history(store, model), adopted)
+    judged = judged_against(store, wanted)
+    for check in checks:
+        check(store, wanted)
+    needed, people = int(wanted.tags.get("perennial.approvals") or 1), _people(actor)
+    repeated: list[ledger.Line] = []
 
     def make(lines: Sequence[ledger.Line]) -> ledger.Draft | None:
         held = _champion(lines, adopted)
+        done = _done(lines, "promote", wanted.version, actor, reason, run)
+        last = _last_move(lines)
+        if done is not None and (run or done is last):
+            repeated.append(done)
+            return None
         if held == wanted.version:
-            last = _last_move(lines)
-            if last is not None and _same(last, "promote", wanted.version, actor, reason):
-                return None
-            since = f" since {last.time} (by {last.actor}: {last.reason})" if last else ""
-            raise ConfigInvalid(f"version {wanted.version} of '{model}' is the champion already{since}")
+            raise ConfigInvalid(
+                f"version {wanted.version} of '{model}' is the champion already{_since(last)}"
+            )
+        between = overtaken(judged, held, _champion_digest(model, lines, adopted), lines)
+        if between and over != held:
+            raise GatesFailed(
+                f"version {wanted.version} of '{model}': {between}. Its evidence says nothing of version "
+                f"{held}: run its recipe again, which judges against that; or, to replace it all the same: "
+                f"--over {held}"
+            )
+        if held != expected:
+            raise ConfigInvalid(_meanwhile(model, wanted, expected, held, last))
+        approved = approvals(lines, wanted.version)
+        action: ledger.Action = "promote"
+        if needed > 1:
+            if people & NO_PERSON:
+                raise ConfigInvalid(
+                    f"version {wanted.version} of '{model}' needs the approval of {needed} people, and "
+                    f"'{actor}' is none"
+                )
+            if len(approved.keys() | people) < needed:
+                if people <= approved.keys():
+                    repeated.append(approved[min(people)])
+                    return None
+                action = "approve"
         return ledger.Draft(
-            action="promote",
+            action=action,
             actor=actor,
             from_version=held,
             to_version=wanted.version,
@@ -84,7 +137,18 @@ def promote(
             run=run,
         )
 
-    return _decide(store, model, make)
+    decision = _decide(store, model, make, repeated)
+    if decision.line.action != "approve":
+        return decision
+    given = len(approvals(ledger.history(store, model), wanted.version))
+    return Decision(
+        decision.line,
+        decision.repeated,
+        decision.champion,
+        decision.previous,
+        decision.repairs,
+        max(needed - given, 0),
+    )
 
 
 def reject(
@@ -98,8 +162,9 @@ def reject(
         Infrastructure: The store or MLflow is unreachable.
     """
     _require(actor, reason)
-    wanted = _asked_for(store, model, version, "reject", actor, reason)
+    wanted = _asked_for(store, model, version, ("reject",), actor, reason)
     adopted = registry.aliases(model).get("champion")
+    repeated: list[ledger.Line] = []
 
     def make(lines: Sequence[ledger.Line]) -> ledger.Draft | None:
         held = _champion(lines, adopted)
@@ -109,6 +174,7 @@ def reject(
                 f"`perennial rollback {model}`"
             )
         if lines and _same(lines[-1], "reject", wanted.version, actor, reason):
+            repeated.append(lines[-1])
             return None
         return ledger.Draft(
             action="reject",
@@ -121,34 +187,56 @@ def reject(
             run=run,
         )
 
-    return _decide(store, model, make)
+    return _decide(store, model, make, repeated)
 
 
-def rollback(store: Store, model: str, actor: str, reason: str, run: str = "") -> Decision:
+def rollback(
+    store: Store,
+    model: str,
+    actor: str,
+    reason: str,
+    run: str = "",
+    *,
+    checks: Sequence[Check] = ROLLBACK,
+) -> Decision:
     """Make the previous version the champion again; the one taken back becomes the previous one.
 
-    With a `run`, repeating the same decision changes nothing; by hand, a second rollback undoes the first.
+    Repeating the same decision (same run, or by hand the same actor and reason) changes nothing; a second
+    rollback for another reason undoes the first.
 
     Raises:
-        ConfigInvalid: There is no previous version, or it is not signed by a trusted key.
+        ConfigInvalid: There is no previous version, it is not signed by a trusted key, or another decision
+            came between.
         DataInvalid: Its artefact is missing or altered, it is not what was signed, or the ledger was tampered
             with.
         Infrastructure: The store or MLflow is unreachable.
     """
     _require(actor, reason)
+    expected = ledger.standing(ledger.history(store, model))
+    repeated: list[ledger.Line] = []
 
     def make(lines: Sequence[ledger.Line]) -> ledger.Draft | None:
         last = _last_move(lines)
-        if run and last is not None and last.action == "rollback" and last.run == run:
+        done = next((line for line in lines if run and line.action == "rollback" and line.run == run), None)
+        if done is None and last is not None and not run:
+            done = last if (last.action, last.actor, last.reason) == ("rollback", actor, reason) else None
+        if done is not None:
+            repeated.append(done)
             return None
         now = ledger.standing(lines)
+        if now != expected:
+            raise ConfigInvalid(
+                f"model '{model}': meanwhile version {now.champion} became the champion{_since(last)}; look "
+                f"at it, and roll back again if that is still what you want"
+            )
         if now.champion is None or now.previous is None:
             raise ConfigInvalid(
                 f"model '{model}' has no previous version to go back to "
                 f"(champion: {now.champion or 'none'}); promote another version instead"
             )
         back = registry.version(model, now.previous)
-        _check_artefact(store, back)
+        for check in checks:
+            check(store, back)
         return ledger.Draft(
             action="rollback",
             actor=actor,
@@ -161,105 +249,57 @@ def rollback(store: Store, model: str, actor: str, reason: str, run: str = "") -
             run=run,
         )
 
-    return _decide(store, model, make)
-
-
-def reconcile(store: Store, model: str) -> list[str]:
-    """Move the aliases to where the ledger says they belong; what was done, in words, [] if all was right.
-
-    An empty ledger says nothing, so aliases set by hand before the first promotion stay.
-
-    Raises:
-        DataInvalid: The ledger was tampered with.
-        Infrastructure: The store or MLflow is unreachable.
-    """
-    done: list[str] = []
-    while True:
-        lines = ledger.history(store, model)
-        done += _move_aliases(model, lines)
-        # A writer that came between has moved the aliases to its line, or we just undid that: look again.
-        if len(ledger.history(store, model)) == len(lines):
-            return done
-
-
-def decided_against(lines: Sequence[ledger.Line], version: str) -> ledger.Line | None:
-    """The line by which a person rejected a version or rolled it back; None if it stands otherwise.
-
-    Nobody's rejection (a question that ran out of time) counts for nothing.
-    """
-    last = None
-    for line in lines:
-        if line.action == "rollback" and line.from_version == version:
-            last = line
-        elif line.to_version == version:
-            last = line if line.action == "reject" and line.actor != NOBODY else None
-    return last
+    return _decide(store, model, make, repeated)
 
 
 def audit(store: Store, model: str) -> list[str]:
     """What is wrong with the ledger, or between it and MLflow, in words; changes nothing."""
-    champion = registry.find_version(model, "champion")
-    found = ledger.verify_chain(store, model, champion.tags.get("perennial.ledger", "") if champion else "")
-    if found:
-        return found
-    now = ledger.standing(ledger.history(store, model))
-    held = champion.version if champion else None
-    if now.champion is not None and now.champion != held:
-        found.append(f"the champion is version {now.champion} by the ledger and {held or 'none'} in MLflow")
+    return ledger_problems(store, model)
+
+
+def approvals(lines: Sequence[ledger.Line], version: str) -> dict[str, ledger.Line]:
+    """Who approved a version since it was last registered or rejected: name -> line, the first of each.
+
+    A name counts once, however it is written.
+    """
+    found: dict[str, ledger.Line] = {}
+    for line in lines:
+        if line.to_version == version and line.action == "approve":
+            found = {name: line for name in _people(line.actor)} | found
+        elif line.to_version == version and line.action in ("register", "reject", *ledger.MOVES):
+            found = {}
     return found
 
 
-def _decide(store: Store, model: str, make: ledger.Make) -> Decision:
+def _people(actor: str) -> set[str]:
+    """The people of a line's actor: `ada`, or `ada and ben` where two decided together."""
+    return {name.strip().casefold() for name in actor.split(" and ")}
+
+
+def _decide(store: Store, model: str, make: ledger.Make, repeated: Sequence[ledger.Line]) -> Decision:
+    """Catch up, append, follow; `make` leaves the line that it found in `repeated` where it returns None."""
     repairs = reconcile(store, model)
     line = ledger.append(store, model, make)
     reconcile(store, model)
-    lines = ledger.history(store, model)
-    said = line or lines[-1]
-    registry.tag_version(
-        model,
-        said.to_version,
-        {"perennial.decision": f"{said.action} by {said.actor}", "perennial.ledger": said.hash},
+    now = ledger.standing(ledger.history(store, model))
+    return Decision(line or repeated[-1], line is None, now.champion, now.previous, repairs)
+
+
+def _meanwhile(
+    model: str, wanted: VersionInfo, expected: str | None, held: str | None, last: ledger.Line | None
+) -> str:
+    """Another version became the champion since the decision was made."""
+    was = f"version {expected}" if expected else "no champion"
+    now = f"version {held} is the champion{_since(last)}" if held else "there is none"
+    return (
+        f"version {wanted.version} of '{model}' was to replace {was}, and now {now}. Look at both "
+        f"(`perennial compare {model} {held or expected} {wanted.version}`), and decide again if that is "
+        f"still what you want"
     )
-    now = ledger.standing(lines)
-    return Decision(said, line is None, now.champion, now.previous, repairs)
 
 
-def _move_aliases(model: str, lines: Sequence[ledger.Line]) -> list[str]:
-    now = ledger.standing(lines)
-    held = registry.aliases(model)
-    done = []
-    if now.champion is not None:
-        for alias, wanted in (("previous", now.previous), ("champion", now.champion)):
-            if held.get(alias) == wanted:
-                continue
-            if wanted is not None and registry.find_version(model, wanted) is None:
-                wanted = None  # deleted from MLflow: nothing to point at, and it must not block what follows
-            if held.get(alias) == wanted:
-                continue
-            if wanted is None:
-                registry.delete_alias(model, alias)
-            else:
-                registry.set_alias(model, alias, wanted)
-            done.append(f"{alias}: {held.get(alias) or 'none'} -> {wanted or 'none'}")
-    waiting = _candidate(lines)
-    if lines and held.get("candidate") != waiting:
-        if waiting is None:
-            registry.delete_alias(model, "candidate")
-        else:
-            registry.set_alias(model, "candidate", waiting)
-        done.append(f"candidate: {held.get('candidate') or 'none'} -> {waiting or 'none'}")
-    return done
-
-
-def _candidate(lines: Sequence[ledger.Line]) -> str | None:
-    """The version that waits for a decision: the last registered one, unless it was decided upon since."""
-    waiting = None
-    for line in lines:
-        if line.action == "register":
-            waiting = line.to_version
-        elif line.action in ("promote", "reject") and line.to_version == waiting:
-            waiting = None
-    return waiting
+def _since(last: ledger.Line | None) -> str:
+    return f" since {last.time} (by {last.actor}: {last.reason})" if last else ""
 
 
 def _champion(lines: Sequence[ledger.Line], adopted: str | None) -> str | None:
@@ -276,33 +316,35 @@ def _champion_digest(model: str, lines: Sequence[ledger.Line], adopted: str | No
 
 
 def _last_move(lines: Sequence[ledger.Line]) -> ledger.Line | None:
-    moves = [line for line in lines if line.action in ("promote", "rollback")]
+    moves = [line for line in lines if line.action in ledger.MOVES]
     return moves[-1] if moves else None
+
+
+def _done(
+    lines: Sequence[ledger.Line], action: str, version: str, actor: str, reason: str, run: str
+) -> ledger.Line | None:
+    """The last line of this very decision; by hand, whatever run it was first made for."""
+    found = [
+        line for line in lines if _same(line, action, version, actor, reason) and (not run or line.run == run)
+    ]
+    return found[-1] if found else None
 
 
 def _same(line: ledger.Line, action: str, version: str, actor: str, reason: str) -> bool:
     return (line.action, line.to_version, line.actor, line.reason) == (action, version, actor, reason)
 
 
-def _asked_for(store: Store, model: str, version: str, action: str, actor: str, reason: str) -> VersionInfo:
+def _asked_for(
+    store: Store, model: str, version: str, actions: Sequence[str], actor: str, reason: str
+) -> VersionInfo:
     """The version meant; a retry of a decision on `candidate` finds it in the ledger's last line instead."""
     found = registry.find_version(model, version)
     lines = ledger.history(store, model)
     if found is None and version == "candidate" and lines:
         last = lines[-1]
-        if _same(last, action, last.to_version, actor, reason):
+        if any(_same(last, action, last.to_version, actor, reason) for action in actions):
             return registry.version(model, last.to_version)
     return found or registry.version(model, version)
-
-
-def _check_artefact(store: Store, wanted: VersionInfo) -> None:
-    signature.verify(store, wanted)
-    damage = problems(store, wanted.digest)
-    if damage:
-        raise DataInvalid(
-            f"version {wanted.version} of '{wanted.name}': its model {wanted.digest} in {store.uri} is "
-            f"damaged: {'; '.join(damage[:5])}. Run its recipe again: the step that made it repairs it"
-        )
 
 
 def _require(actor: str, reason: str) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tasks.recipe.failures import ConfigInvalid
+from tasks.recipe.failures import ConfigInvalid, DataInvalid
 from tasks.recipe.models import Gate
 
 TRAINED = ("pretrain", "sft", "align", "distill")
@@ -46,6 +47,7 @@ class StepRecord(Facts):
     cached: bool = False
     reasons: list[str] = Field(default_factory=list)
     device_seconds: float = 0.0
+    image: str = ""
     mlflow_run: str | None = None
 
     def main(self) -> Output:
@@ -71,6 +73,7 @@ class Pinned(Facts):
 
     digest: str
     kind: str = ""
+    meta: dict[str, Any] = Field(default_factory=dict)
 
 
 class ReleaseRules(Facts):
@@ -82,6 +85,7 @@ class ReleaseRules(Facts):
     gates: list[Gate] = Field(default_factory=list)
     correction: Literal["bonferroni", "none"] = "bonferroni"
     prices: dict[str, float] = Field(default_factory=dict)
+    approvals: int = 1
 
 
 class PlannedStep(Facts):
@@ -100,7 +104,9 @@ class PlanFacts(Facts):
         recipe_digest: Digest of the recipe as resolved.
         uris: Every model that the recipe names by URI.
         bindings: What each champion reference stood for.
-        effective: The recipe as it ran; the card reads its owner and licence.
+        created: When the plan was frozen; ISO 8601.
+        effective: The recipe as it ran; the card reads what it states: owner, licence, intended use.
+        code: Step -> digests of its code by folder.
         steps: What runs where.
     """
 
@@ -113,9 +119,15 @@ class PlanFacts(Facts):
     uris: dict[str, Pinned] = Field(default_factory=dict)
     bindings: dict[str, Pinned | None] = Field(default_factory=dict)
     recipe_digest: str = ""
+    created: str = ""
     description: str = ""
+    code: dict[str, Any] = Field(default_factory=dict)
     effective: dict[str, Any] = Field(default_factory=dict)
     steps: list[PlannedStep] = Field(default_factory=list)
+
+    def licence_of(self, data: str) -> str:
+        """What the recipe says of the licence of one of its data sets, "" where it says nothing."""
+        return str((self.effective.get("data") or {}).get(data, {}).get("license") or "")
 
     def stated(self, name: str) -> str:
         """What the recipe says under a top-level key, "" where it says nothing."""
@@ -187,6 +199,7 @@ class ChangedItems(Facts):
 class Report(Facts):
     """report.json of the evaluate stage."""
 
+    manifest_digest: str = ""
     models: dict[str, dict[str, Any] | None] = Field(default_factory=dict)
     sets: list[MeasuredSet]
     changed: list[ChangedItems] = Field(default_factory=list)
@@ -195,6 +208,14 @@ class Report(Facts):
         """The model in this role is the candidate itself."""
         own, other = self.models.get("model"), self.models.get(role)
         return own is not None and other is not None and own.get("digest") == other.get("digest")
+
+
+def read_report(path: Path) -> Report:
+    """A report.json; DataInvalid where it is none."""
+    try:
+        return Report.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise DataInvalid(f"{path}: not a report of the evaluate stage: {error}") from error
 
 
 def ancestors(records: Mapping[str, StepRecord], step: str) -> Iterator[StepRecord]:

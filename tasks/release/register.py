@@ -10,18 +10,20 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.artefacts import Store, fetch, problems
 from tasks.recipe.failures import DataInvalid, Infrastructure
 from tasks.recipe.fingerprints import canonical
 from tasks.release import signature
-from tasks.release.card import card
+from tasks.release.aliases import decided_against, reconcile
+from tasks.release.card import says_the_same
+from tasks.release.cards import TAG, read_card, write_card
 from tasks.release.costs import known_figures
 from tasks.release.gates import failure, judge, stopped
-from tasks.release.promote import decided_against, reconcile
-from tasks.release.records import Pinned, PlanFacts, Report, StepRecord
+from tasks.release.records import PlanFacts, Report, StepRecord, read_report
 from tasks.release.summary import summary
+from tasks.release.tags import Origin, tags_of
 from tasks.release.verdict import verdicts, with_verdict
 from tasks.release.versions import LineageFacts, lineage, next_version
 from tasks.tracking import ledger, registry, runs
@@ -97,14 +99,15 @@ def register(
     evidence = steps[_step(facts.release.report)].output(facts.release.report, "report").digest
     _check_candidate(store, candidate.model)
     pages = fetch(store, evidence, cache)
-    report = _read_report(pages / "report.json")
-    results = judge(
-        facts.release.gates, report, correction=facts.release.correction, known=known_figures(facts, steps)
-    )
+    report = read_report(pages / "report.json")
+    known = known_figures(facts, steps)
+    results = judge(facts.release.gates, report, correction=facts.release.correction, known=known)
+    origin = Origin(facts, plan_uri, steps, candidate, evidence, results, known)
     champion = registry.find_version(facts.model, "champion")
 
     source = source_of(store, candidate.model)
-    if champion is not None and _unchanged(champion, candidate, evidence, facts.intent):
+    shown = ""
+    if champion is not None and _unchanged(champion, candidate, evidence, facts):
         outcome: Literal["registered", "no_change", "refused"] = "no_change"
         version, semantic, change = champion.version, champion.semantic, "nothing changed"
         headline = f"{facts.model}: no change: version {version} ({semantic}) stays in production"
@@ -122,7 +125,7 @@ def register(
         headline = f"{facts.model}: refused: {len(stopped(results))} of {len(results)} gates stop it"
     else:
         outcome = "registered"
-        made, tags = _register(facts, steps, candidate, evidence, source, champion, plan_uri, parent)
+        made, tags, shown = _register(store, origin, report, source, champion, parent)
         whole = plan.model_dump(mode="json") if isinstance(plan, PlanFacts) else plan
         digest = hashlib.sha256(canonical(whole)).hexdigest()
         signature.sign_registered(store, made, tags, plan=digest, by=actor)
@@ -158,8 +161,7 @@ def register(
         store.write(f"runs/{facts.run}/{name}", data)
     if (pages / RESTRICTED).is_file():  # texts of items: for those who may read the store, not for MLflow
         store.write(f"runs/{facts.run}/{RESTRICTED}", (pages / RESTRICTED).read_bytes())
-    if outcome == "registered":
-        shown = card(facts, steps, results, semantic=semantic or "", change=change, source=source)
+    if shown:
         documents["model-card.md"] = shown.encode()
         store.write(f"runs/{facts.run}/model-card.md", shown.encode())  # what is handed over takes it along
     _log(parent, documents)
@@ -186,18 +188,12 @@ def _check_candidate(store: Store, digest: str) -> None:
         )
 
 
-def _read_report(path: Path) -> Report:
-    try:
-        return Report.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise DataInvalid(f"{path}: not a report of the evaluate stage: {error}") from error
-
-
-def _unchanged(champion: VersionInfo, candidate: LineageFacts, evidence: str, intent: str) -> bool:
-    """The champion is this very model, on the same evidence or by a plan of the same intent."""
-    return champion.digest == candidate.model and (
-        champion.tags.get("perennial.report") == evidence or champion.tags.get("perennial.intent") == intent
+def _unchanged(champion: VersionInfo, candidate: LineageFacts, evidence: str, plan: PlanFacts) -> bool:
+    """The champion is this very model and card, on the same evidence or by a plan of the same intent."""
+    same = champion.tags.get("perennial.report") == evidence or (
+        champion.tags.get("perennial.intent") == plan.intent
     )
+    return champion.digest == candidate.model and says_the_same(champion.tags, plan.effective) and same
 
 
 def _taken_back(
@@ -210,7 +206,9 @@ def _taken_back(
     """
     lines = ledger.history(store, plan.model)
     for version in reversed(registry.versions(plan.model)):
-        same_evidence = version.tags.get("perennial.report") == evidence
+        same_evidence = version.tags.get("perennial.report") == evidence and says_the_same(
+            version.tags, plan.effective
+        )
         if version.digest == candidate and (same_evidence or plan.release.approval == "none"):
             line = decided_against(lines, version.version)
             if line is not None:
@@ -220,56 +218,50 @@ def _taken_back(
 
 
 def _register(
-    plan: PlanFacts,
-    steps: Mapping[str, StepRecord],
-    candidate: LineageFacts,
-    evidence: str,
-    source: str,
-    champion: VersionInfo | None,
-    plan_uri: str,
-    parent: str,
-) -> tuple[VersionInfo, dict[str, str]]:
-    """The version, new or known, and the tags that it was to have."""
-    taken = {
-        each.semantic
-        for each in registry.versions(plan.model)
-        # What is registered already, by an earlier attempt or run, is not another model's number.
-        if (each.digest, each.tags.get("perennial.report")) != (candidate.model, evidence)
-    }
-    semantic, change = next_version(_champion_facts(champion), candidate, taken)
-    lineage_tag = candidate.model_dump(mode="json", exclude={"semantic"})
-    lineage_tag["trained"] = sorted(lineage_tag["trained"])
-    tags = {
-        "perennial.candidate": candidate.model,
-        "perennial.report": evidence,
-        "perennial.plan": plan_uri,
-        "perennial.run": plan.run,
-        "perennial.recipe": plan.recipe,
-        "perennial.recipe_digest": plan.recipe_digest,
-        "perennial.intent": plan.intent,
-        "perennial.semantic_version": semantic,
-        "perennial.version_reason": change,
-        "perennial.lineage": json.dumps(lineage_tag, sort_keys=True),
-        "perennial.license": plan.stated("license"),
-        "perennial.uris": _pins(plan.uris),
-        "perennial.bindings": _pins(plan.bindings),
-        **{f"perennial.data.{name}": data.digest for name, data in plan.data.items()},
-        **{f"perennial.step.{name}": record.main().digest for name, record in steps.items()},
-        **{
-            f"perennial.step.{name}.{output}": made.digest
-            for name, record in steps.items()
-            for output, made in record.outputs.items()
-        },
-    }
-    given = {name: value for name, value in tags.items() if value}
-    card_place = f"{plan.model} {semantic}: {change}. Its card is release/model-card.md of the run."
-    return registry.register(plan.model, source, parent, given, description=card_place), given
+    store: Store, origin: Origin, report: Report, source: str, champion: VersionInfo | None, parent: str
+) -> tuple[VersionInfo, dict[str, str], str]:
+    """The version, new or known, the tags that it was to have, and the card written for it.
 
-
-def _pins(pins: Mapping[str, Pinned | None]) -> str:
-    """Reference -> digest as JSON; "" if there is none."""
-    held = {name: pin.digest for name, pin in pins.items() if pin is not None}
-    return json.dumps(held, sort_keys=True) if held else ""
+    Two runs may derive one number at the same time. Both versions are then there, and the younger takes the
+    next number before it is signed: whoever looks second sees the other.
+    """
+    plan, given = origin.plan, tags_of(origin)
+    numbers: set[str] = set()
+    while True:
+        taken = {
+            each.semantic for each in registry.versions(plan.model) if not registry.is_same(each, given)
+        } | numbers
+        semantic, change = next_version(_champion_facts(champion), origin.candidate, taken)
+        card, text = write_card(
+            store,
+            plan,
+            origin.records,
+            report,
+            list(origin.gates),
+            semantic=semantic,
+            change=change,
+            source=source,
+        )
+        derived = {
+            "perennial.semantic_version": semantic,
+            "perennial.version_reason": change,
+            TAG: card,
+        }
+        words = f"{plan.model} {semantic}: {change}. Its card is release/model-card.md of the run."
+        if not numbers:
+            made = registry.register(plan.model, source, parent, given | derived, description=words)
+        else:
+            registry.tag_version(plan.model, made.version, derived)
+            registry.describe_version(plan.model, made.version, words)
+            made = registry.version(plan.model, made.version)
+        older = {
+            each.semantic for each in registry.versions(plan.model) if int(each.version) < int(made.version)
+        }
+        if made.semantic not in older or made.tags.get("perennial.signature"):
+            # What was there before has its own card, perhaps of another number.
+            known = made.tags.get(TAG, card) != card
+            return made, given | derived, read_card(store, made) if known else text
+        numbers.add(made.semantic)
 
 
 def _champion_facts(champion: VersionInfo | None) -> LineageFacts | None:

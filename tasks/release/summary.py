@@ -28,16 +28,21 @@ def summary(
         notes: Further facts, one line each.
     """
     lines = [f"# {headline}", "", *(f"- {note}" for note in notes), ""]
-    lines += [
-        "| set | measure | candidate | against the base | against the champion |",
-        "|---|---|---|---|---|",
-    ]
-    lines += [_row(each) for each in report.sets]
+    lines += set_table(report)
     lines += ["", "95 % intervals in brackets (paired bootstrap).", "", "## Gates", ""]
     lines += [f"- {SIGNS[gate.verdict]} {gate.text}" for gate in gates] or ["The recipe has no gates."]
     lines += ["", "## What changed and why", ""]
     lines += [f"- **{step}**: {reason}" for step, reason in changes(records)]
     return "\n".join(lines) + "\n"
+
+
+def set_table(report: Report) -> list[str]:
+    """Every measured set with the candidate's figure and its differences, as a table."""
+    return [
+        "| set | measure | candidate | against the base | against the champion |",
+        "|---|---|---|---|---|",
+        *(_row(each) for each in report.sets),
+    ]
 
 
 def changes(records: Iterable[StepRecord]) -> list[tuple[str, str]]:

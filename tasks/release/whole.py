@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tasks.artefacts import Store, fetch, load_manifest
 from tasks.recipe.failures import ConfigInvalid
+from tasks.tracking.registry import VersionInfo
 
 
 def whole_model(store: Store, digest: str, *, cache: Path, scratch: Path) -> Path:
@@ -33,3 +34,15 @@ def whole_model(store: Store, digest: str, *, cache: Path, scratch: Path) -> Pat
     adapter = fetch(store, digest, cache)
     base = base_of(adapter)
     return merged(fetch(store, base.digest, cache), base.digest, [adapter], scratch)
+
+
+def whole_digest(version: VersionInfo) -> str | None:
+    """The digest of the whole model that a version stands for: its own, or that made beside its adapter.
+
+    None where a version is an adapter and its tags name no whole model made by the same step.
+    """
+    for tag, digest in version.tags.items():
+        if tag.startswith("perennial.step.") and digest == version.digest:
+            if tag.endswith(".adapter"):
+                return version.tags.get(f"{tag.removesuffix('.adapter')}.model")
+    return version.digest

@@ -20,7 +20,9 @@ from tasks.recipe.plan import Pinned, Plan, PlannedStep, resolve
 from tasks.recipe.references import parse_reference
 from tasks.recipe.run_names import plan_uri
 from tasks.release import signature
+from tasks.release.card import says_the_same
 from tasks.release.keys import trusted_keys
+from tasks.release.whole import whole_digest
 from tasks.runner.code import code_of
 from tasks.runner.imports import import_model
 from tasks.runner.records import StepRecord, run_key
@@ -197,6 +199,8 @@ def link_all(plan: Plan, store: Store, settings: Settings) -> bool:
     main = output or next(iter(find_step(plan, name).outputs))
     if champion.digest != records[name].outputs[main].digest:
         return False
+    if not says_the_same(champion.tags, plan.effective):
+        return False  # the same model with another card: another version
     attempt = Attempt(settings=settings, store=store)
     for step in plan.steps:
         lookup, _, _ = look(plan, step, store, known=records)
@@ -230,21 +234,14 @@ def _champion_pin(name: str, champion: VersionInfo | None, store: Store) -> Pinn
         return None
     manifest = load_manifest(store, digest)
     if manifest.kind == "adapter" and not step:
-        digest = _merged_by_its_step(champion)
-        manifest = load_manifest(store, digest)
+        whole = whole_digest(champion)
+        if whole is None:
+            raise ConfigInvalid(
+                f"version {champion.version} of '{champion.name}' is an adapter, and its tags name no whole "
+                "model made with it; refer to the output of a step: champion.<step>.model"
+            )
+        digest, manifest = whole, load_manifest(store, whole)
     return Pinned(digest=digest, kind=manifest.kind, meta=dict(manifest.meta))
-
-
-def _merged_by_its_step(champion: VersionInfo) -> str:
-    """The whole model that the step made beside the adapter that is the champion."""
-    for tag, digest in champion.tags.items():
-        whole = champion.tags.get(f"{tag}.model")
-        if tag.startswith("perennial.step.") and digest == champion.digest and whole is not None:
-            return whole
-    raise ConfigInvalid(
-        f"version {champion.version} of '{champion.name}' is an adapter, and its tags name no whole model "
-        "made with it; refer to the output of a step: champion.<step>.model"
-    )
 
 
 def _plan_of(champion: VersionInfo, store: Store) -> Plan | None:

@@ -29,6 +29,7 @@ class StepRecord(BaseModel):
         run: The run whose execution made the outputs.
         device_seconds: Seconds of work over all attempts.
         attempts: How many times the step was started.
+        image: The container image that it ran in (PERENNIAL_IMAGE), "" for a process of a machine.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -49,6 +50,7 @@ class StepRecord(BaseModel):
     finished: str
     device_seconds: float
     attempts: int = 1
+    image: str = ""
     mlflow_run: str | None = None
 
 

@@ -1,4 +1,4 @@
-"""The release commands: register, promote, reject, roll back, history, registry, summary."""
+"""The release commands: register, promote, reject, roll back, sign, registry, summary."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tasks.runner.logbook import open_parent
 from tasks.runner.planner import run_of
 from tasks.runner.process import read_plan
 from tasks.runner.settings import Settings
-from tasks.tracking import ledger, registry, runs
+from tasks.tracking import registry, runs
 
 
 def register_run(plan: Plan, uri: str, store: Store, settings: Settings) -> ReleaseRecord:
@@ -60,20 +60,16 @@ def decide(
     version: str | None,
     by: str,
     reason: str,
+    over: str = "",
 ) -> str:
     """Promote or reject the candidate of a plan, or a version of a model; what was decided, in words."""
     store, name, number, run = _target(settings, plan, model, version)
-    act = decisions.promote if action == "promote" else decisions.reject
-    if action == "promote":
-        handover.before(settings, store, name, number)
-    decision = act(store, name, number, by, reason, run=run)
-    told = handover.after(settings, store, name, decision.line.to_version) if action == "promote" else ""
-    done = "promoted" if action == "promote" else "rejected"
-    again = " (already on record)" if decision.repeated else ""
-    return (
-        f"version {decision.line.to_version} of '{name}' {done} by {by}: {reason}{again}\n"
-        f"champion: {decision.champion or 'none'}, previous: {decision.previous or 'none'}\n{told}"
-    ).rstrip()
+    if action == "reject":
+        return _told(name, decisions.reject(store, name, number, by, reason, run=run))
+    handover.before(settings, store, name, number)
+    decision = decisions.promote(store, name, number, by, reason, run=run, over=over)
+    told = handover.after(settings, store, name, decision.line.to_version)
+    return "\n".join(filter(None, (_told(name, decision), told)))
 
 
 def roll_back(settings: Settings, model: str, by: str, reason: str, run: str) -> str:
@@ -82,10 +78,26 @@ def roll_back(settings: Settings, model: str, by: str, reason: str, run: str) ->
     handover.before(settings, store, model, "previous", back=True)
     decision = decisions.rollback(store, model, by, reason, run=run)
     told = handover.after(settings, store, model, decision.line.to_version)
-    return (
-        f"'{model}' rolled back from version {decision.line.from_version} to {decision.line.to_version} "
-        f"by {by}: {reason}\nchampion: {decision.champion}, previous: {decision.previous}\n{told}"
-    ).rstrip()
+    return "\n".join(filter(None, (_told(model, decision), told)))
+
+
+def _told(model: str, decision: decisions.Decision) -> str:
+    """A decision in words: what an earlier call had left undone, what was decided, and what holds now."""
+    line = decision.line
+    done = {
+        "promote": f"version {line.to_version} of '{model}' promoted",
+        "approve": f"version {line.to_version} of '{model}' approved",
+        "reject": f"version {line.to_version} of '{model}' rejected",
+        "rollback": f"'{model}' rolled back from version {line.from_version} to {line.to_version}",
+    }[line.action]
+    again = f" (already on record since {line.time})" if decision.repeated else ""
+    words = [f"an earlier call was cut short; completed: {each}" for each in decision.repairs]
+    words.append(f"{done} by {line.actor}: {line.reason}{again}")
+    if decision.missing:
+        people = "another person" if decision.missing == 1 else f"{decision.missing} other people"
+        words.append(f"it goes to production once {people} approved it too")
+    words.append(f"champion: {decision.champion or 'none'}, previous: {decision.previous or 'none'}")
+    return "\n".join(words)
 
 
 def sign_version(settings: Settings, model: str, version: str, by: str) -> str:
@@ -137,39 +149,6 @@ def summary_of(settings: Settings, plan: str | None, model: str | None, version:
     if not run or store.stat(key) is None:
         raise ConfigInvalid(f"there is no summary of run '{run}' in {store.uri}: it has registered nothing")
     return store.read(key).decode()
-
-
-def print_history(settings: Settings, model: str, at: str | None) -> None:
-    """Print the ledger of a model, or who was champion at a date."""
-    store = open_store(settings.store)
-    console = Console(soft_wrap=True)
-    if at is not None:
-        champion = ledger.champion_at(store, model, at)
-        console.print(
-            f"champion of '{model}' at {at}: " + (f"version {champion}" if champion else "none"),
-            highlight=False,
-        )
-        return
-    lines = ledger.history(store, model)
-    if not lines:
-        raise ConfigInvalid(f"the ledger of '{model}' in {store.uri} is empty: nothing was ever registered")
-    table = Table(box=None, pad_edge=False)
-    for column in ("#", "time", "what", "from", "to", "by", "why", "evidence"):
-        table.add_column(column, overflow="fold")
-    for line in lines:
-        table.add_row(
-            str(line.seq),
-            line.time,
-            line.action,
-            line.from_version or "-",
-            line.to_version,
-            line.actor,
-            line.reason,
-            line.evidence[:12],
-        )
-    console.print(table, highlight=False, markup=False)
-    for problem in decisions.audit(store, model):
-        console.print(f"WARNING: {problem}", style="bold red")
 
 
 def print_registry(settings: Settings, model: str) -> None:

@@ -7,6 +7,7 @@ import datetime
 import importlib
 import json
 import math
+import os
 import shutil
 import threading
 import time
@@ -255,6 +256,7 @@ def _execute(
         finished=_now(),
         device_seconds=round(clock.seconds, 3),
         attempts=clock.attempts,
+        image=os.environ.get("PERENNIAL_IMAGE", ""),
     )
     write_record(store, record_key(lookup.fingerprint), record)
     write_record(store, latest_key(plan.recipe, step.name), record)

@@ -19,7 +19,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tasks.artefacts import Store
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, Infrastructure
 
-Action = Literal["register", "promote", "reject", "rollback"]
+Action = Literal["register", "approve", "promote", "reject", "rollback", "delete"]
+"""What can be recorded: `approve` is one of several approvals that a promotion needs, `delete` removes a
+version that nothing needs from MLflow."""
+
+MOVES = ("promote", "rollback")
+"""The actions that make another version the champion."""
+
 FIRST = "0" * 64
 """`previous_hash` of a ledger's first line."""
 
@@ -183,7 +189,7 @@ def standing(lines: Sequence[Line]) -> Standing:
     """Champion and previous after these lines."""
     now = Standing()
     for line in lines:
-        if line.action in ("promote", "rollback"):
+        if line.action in MOVES:
             now = Standing(champion=line.to_version, previous=line.from_version)
     return now
 

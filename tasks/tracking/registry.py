@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 ALIASES = ("candidate", "champion", "previous")
-TAG_LENGTH = 5000
+STATED = "perennial.stated"
+"""Digest of what the recipe states for the model's card."""
+
 MISSING = frozenset({"RESOURCE_DOES_NOT_EXIST", "NOT_FOUND"})
 
 
@@ -51,7 +53,7 @@ class VersionInfo:
 def register(
     model: str, source: str, run_id: str, tags: Mapping[str, str], description: str = ""
 ) -> VersionInfo:
-    """Create a version by reference; the same candidate on the same report gets the version it has already.
+    """Create a version by reference; the same candidate, report and statements get the version they have.
 
     Args:
         model: Registered model's name, without `/` and `:`.
@@ -73,9 +75,7 @@ def register(
     def act(client: MlflowClient) -> VersionInfo:
         _ensure_model(client, model)
         for known in _versions(client, model):
-            if all(
-                known.tags.get(name) == tags[name] for name in ("perennial.candidate", "perennial.report")
-            ):
+            if is_same(known, tags):
                 return known
         made = client.create_model_version(
             model, source, run_id=run_id, tags=dict(tags), description=description, await_creation_for=0
@@ -83,6 +83,17 @@ def register(
         return _info(client.get_model_version(model, made.version))
 
     return call(f"register a version of '{model}'", act)
+
+
+def is_same(version: VersionInfo, tags: Mapping[str, str]) -> bool:
+    """Whether a version is what these tags describe: the same model, evidence and statements of the recipe.
+
+    One from before there were statements has none, and is made by its model and evidence alone.
+    """
+    held = version.tags
+    return all(held.get(name) == tags[name] for name in ("perennial.candidate", "perennial.report")) and (
+        held.get(STATED, tags.get(STATED)) == tags.get(STATED)
+    )
 
 
 def versions(model: str) -> list[VersionInfo]:
@@ -194,6 +205,27 @@ def tag_version(model: str, number: str, tags: Mapping[str, str]) -> None:
             client.set_model_version_tag(model, number, name, value)
 
     call(f"tag version {number} of '{model}'", act)
+
+
+def describe_version(model: str, number: str, text: str) -> None:
+    """Set what a version's page says of it."""
+    what = f"describe version {number} of '{model}'"
+    call(what, lambda client: client.update_model_version(model, number, description=text))
+
+
+def delete_version(model: str, number: str) -> None:
+    """Remove a version; no error if it is gone. Aliases that name it go with it, so ask first."""
+
+    def act(client: MlflowClient) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            client.delete_model_version(model, number)
+        except MlflowException as error:
+            if code_of(error) not in MISSING:
+                raise
+
+    call(f"delete version {number} of '{model}'", act)
 
 
 def local_path(info: VersionInfo, cache: Path) -> Path:

@@ -244,6 +244,22 @@ def log_file(run: str, path: Path, folder: str | None = None) -> None:
     call(f"log '{path.name}'", act)
 
 
+def exists(run: str) -> bool:
+    """Whether a run is there and was not deleted."""
+
+    def act(client: MlflowClient) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return str(client.get_run(run).info.lifecycle_stage) == "active"
+        except MlflowException as error:
+            if code_of(error) != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+
+    return call("look for a run", act)
+
+
 def end(run: str, status: str) -> None:
     """End a run as FINISHED, FAILED or KILLED."""
     if status not in ENDINGS:

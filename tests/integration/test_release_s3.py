@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from tasks.artefacts import Store, commit, open_store
 from tasks.recipe.failures import DataInvalid, Infrastructure
 from tasks.release import signature
+from tasks.release.cards import keep
 from tasks.release.promote import promote, rollback
 from tasks.tracking import ledger, registry
 from tasks.tracking.runs import RunFacts, open_parent
@@ -55,6 +56,7 @@ def register(store: Store, folder: Path, text: str) -> registry.VersionInfo:
     (folder / "model.safetensors").write_text(text)
     digest = commit(store, folder, kind="model", parents=[], producer="test", meta={}).digest
     tags = {"perennial.candidate": digest, "perennial.report": f"report of {text}"}
+    tags["perennial.card"] = keep(store, f"# {text}")
     run = open_parent(RunFacts("pydocs", "run-1", "pydocs", "s3://models/store/runs/run-1/plan.json"))
     made = registry.register("pydocs", source_of(store, digest), run, tags)
     signature.sign(store, made, "test")

@@ -31,8 +31,9 @@ ALLOWED: dict[str, set[str]] = {
     **dict.fromkeys(STAGES, STAGE),
     # The release moves aliases and writes the ledger: it is the one stage that talks to MLflow.
     "release": STAGE | {"tracking"},
-    # The runner imports the stage that a step names, by that name; of release it uses the commands too.
-    "runner": STAGE | {"tracking", "sources", "release"},
+    # The runner imports the stage that a step names, by that name; of release it uses the commands too, and
+    # of evaluate what compares two versions by the items of their reports.
+    "runner": STAGE | {"tracking", "sources", "release", "evaluate"},
     "local": STAGE | {"tracking", "sources", "runner", "release"},
     "cli": STAGE | {"tracking", "sources", "runner", "release", "local"},
 }

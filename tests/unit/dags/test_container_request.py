@@ -112,6 +112,7 @@ def test_the_environment_holds_settings_and_what_is_handed_on(monkeypatch: pytes
     assert found["MLFLOW_TRACKING_URI"] == "http://mlflow:5000"
     assert found["PERENNIAL_ATTEMPT"] == "attempt-1"
     assert found["PERENNIAL_HOME"] == "/scratch"
+    assert found["PERENNIAL_IMAGE"] == made()["image"]
 
 
 def test_a_local_store_is_mounted_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

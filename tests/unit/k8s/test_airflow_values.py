@@ -88,6 +88,7 @@ PLAIN = {
 
 NOT_SET = {
     "PERENNIAL_ATTEMPT": "the runtime gives it to each container",
+    "PERENNIAL_IMAGE": "the runtime gives it to each container",
     "PERENNIAL_COMMAND": "the image's own command is right",
     "PERENNIAL_GRACE_SECONDS": "the default is right",
     "PERENNIAL_APPROVAL_HOURS": "the default is right",

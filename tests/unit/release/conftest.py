@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from tasks.artefacts import Store, commit, open_store
+from tasks.recipe.fingerprints import canonical
 from tasks.release import signature
+from tasks.release.cards import keep
 from tasks.release.promote import reconcile
 from tasks.release.register import ReleaseRecord, register
 from tasks.release.verdict import MARKS
@@ -115,6 +117,9 @@ class Run:
     cache: Path
 
     def register(self, **named: Any) -> ReleaseRecord:
+        self.store.write(f"runs/{self.plan['run']}/plan.json", canonical(self.plan))
+        for name, record in self.records.items():
+            self.store.write(f"runs/{self.plan['run']}/steps/{name}.json", json.dumps(record).encode())
         parent = open_parent(RunFacts(self.plan["model"], self.plan["run"], "pydocs", "file:///plan.json"))
         uri = f"{self.store.uri}/runs/{self.plan['run']}/plan.json"
         return register(
@@ -215,10 +220,19 @@ def make_run(store: Store, tmp_path: Path) -> Callable[..., Run]:
             "intent": intent,
             "recipe_digest": "9" * 64,
             "description": "Keeps a small model current.",
-            "effective": {"owner": "ada", "license": "Apache-2.0"},
-            "data": {"news": {"digest": news, "kind": "documents", "meta": {"rows": 1}}},
+            "effective": {
+                "description": "Keeps a small model current.",
+                "owner": "ada",
+                "license": "Apache-2.0",
+                "intended_use": "Answers about the news.",
+                "data": {"news": {"uri": "s3://news", "license": "CC-BY-4.0"}},
+            },
+            "created": "2026-11-22T01:00:00+00:00",
+            "code": {"merged": {"tasks/merge": "c" * 64}},
+            "steps": [{"name": name, "resources": "cpu"} for name in records],
+            "data": {"news": {"digest": news, "kind": "documents", "meta": {"rows": 1, "uri": "s3://news"}}},
             "uris": {},
-            "bindings": {"champion": None},
+            "bindings": {},
             "release": {"candidate": "merged", "report": "report", "approval": "human", "gates": list(gates)},
         }
         return Run(store, plan, records, tmp_path / "cache")
@@ -235,7 +249,11 @@ def three(store: Store, tmp_path: Path) -> Store:
         folder.mkdir()
         (folder / "weights").write_text(number)
         digest = commit(store, folder, kind="model", parents=[], producer="test", meta={}).digest
-        tags = {"perennial.candidate": digest, "perennial.report": f"report-{number}"}
+        tags = {
+            "perennial.candidate": digest,
+            "perennial.report": f"report-{number}",
+            "perennial.card": keep(store, f"# pydocs {number}"),
+        }
         signature.sign(store, registry.register("pydocs", source_of(store, digest), run, tags), "test")
         draft = ledger.Draft(action="register", actor="test", to_version=number, to_digest=digest)
         ledger.append(store, "pydocs", lambda lines, draft=draft: draft)  # type: ignore[misc]

@@ -3,8 +3,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from tasks.recipe.catalogue import Catalogue
 from tasks.recipe.models import Gate
-from tasks.release.card import card
+from tasks.release.card import card, says_the_same, stated_digest
 from tasks.release.gates import judge
 from tasks.release.records import PlanFacts, Report, StepRecord
 
@@ -17,7 +18,15 @@ def write(run: Any) -> str:
     )
     gates = judge([Gate.model_validate(gate) for gate in run.plan["release"]["gates"]], report)
     return card(
-        plan, records, gates, semantic="1.2.0", change="new weights", source="s3://b/artefacts/x/files"
+        plan,
+        records,
+        report,
+        gates,
+        semantic="1.2.0",
+        change="new weights",
+        source="s3://b/artefacts/x/files",
+        dates={"news": "2026-03-01"},
+        catalogue=Catalogue.load(),
     )
 
 
@@ -31,7 +40,12 @@ def test_the_card_says_where_the_model_comes_from(make_run: Callable[..., Any]) 
         run.candidate,
         "LlamaForCausalLM, 2,600,000 parameters",
         "none: made from scratch by step base",
-        f"| news | documents | `{run.plan['data']['news']['digest']}` |",
+        f"| news | documents | 1 | CC-BY-4.0 | 2026-03-01 | s3://news | "
+        f"`{run.plan['data']['news']['digest']}` |",
+        "## Intended use\n\nAnswers about the news.",
+        "- merge/slerp: Shoemake 1985",
+        "| news | bits per byte (lower is better, 42 items) | 2 [1.9, 2.1] | -0.4 [-0.5, -0.3], -20.0% | - |",
+        "## Known regressions\n\nNone that the evidence shows.",
         '| tuned | sft | sft | `{"lr": 0.0001}` | tuned done |',
         "learned-the-news: passed",
         'download_artifacts("models:/pydocs@champion")',
@@ -55,6 +69,26 @@ def test_an_unstated_licence_is_not_made_up(make_run: Callable[..., Any]) -> Non
     text = write(run)
     assert "license:" not in text
     assert "Licence: not stated in the recipe" in text
+    assert "| not stated in the recipe | 2026-03-01 |" in text
+    assert "## Intended use\n\nnot stated in the recipe: `intended_use`." in text
+
+
+def test_what_got_worse_is_said(make_run: Callable[..., Any]) -> None:
+    text = write(make_run(champion=0.1))
+    assert "- news: bits per byte is worse than the champion's: +0.2 bits/byte [+0.1, +0.3]" in text
+    assert "worse than the baseline" not in text
+    assert "None that the evidence shows" in write(make_run(champion=0.04))  # from -0.01 to 0.09: not sure
+
+
+def test_what_the_recipe_states_is_what_a_card_says() -> None:
+    said = {"description": "d", "license": "MIT", "data": {"news": {"uri": "a", "license": "CC0-1.0"}}}
+    same = {**said, "seed": 1, "data": {"news": {"uri": "b", "license": "CC0-1.0"}}}
+    assert stated_digest(said) == stated_digest(same)
+    for change in ({"license": "GPL-3.0"}, {"intended_use": "chat"}, {"data": {"news": {"uri": "a"}}}):
+        assert stated_digest({**said, **change}) != stated_digest(said)
+    assert says_the_same({}, said)
+    assert says_the_same({"perennial.stated": stated_digest(said)}, same)
+    assert not says_the_same({"perennial.stated": stated_digest(said)}, {})
 
 
 def test_code_of_the_models_own_is_named(make_run: Callable[..., Any]) -> None:

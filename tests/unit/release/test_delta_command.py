@@ -11,6 +11,7 @@ from tasks.artefacts import Store, commit, problems
 from tasks.artefacts.stored_delta import find_delta
 from tasks.recipe.failures import ConfigInvalid, DataInvalid
 from tasks.release import signature
+from tasks.release.cards import keep
 from tasks.release.promote import promote, reconcile
 from tasks.runner import handover, release
 from tasks.runner.settings import Settings
@@ -38,7 +39,11 @@ def family(store: Store, tmp_path: Path) -> list[VersionInfo]:
         step = 1e-3 * np.random.default_rng(number).normal(0, 1, start.shape) if number > 1 else 0.0
         write_tensors(folder / "model.safetensors", {"w": ("BF16", bf16(start * (1 + step)))})
         digest = commit(store, folder, kind="model", parents=[], producer="test", meta={}).digest
-        tags = {"perennial.candidate": digest, "perennial.report": f"report-{number}"}
+        tags = {
+            "perennial.candidate": digest,
+            "perennial.report": f"report-{number}",
+            "perennial.card": keep(store, f"# pydocs {number}"),
+        }
         version = registry.register("pydocs", source_of(store, digest), run, tags)
         signature.sign(store, version, "test")
         draft = ledger.Draft(action="register", actor="test", to_version=str(number), to_digest=digest)

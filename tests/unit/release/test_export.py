@@ -16,12 +16,14 @@ from tasks.artefacts import Store, commit
 from tasks.artefacts.artefact import describe
 from tasks.recipe.failures import ConfigInvalid, DataInvalid
 from tasks.release import signature
+from tasks.release.cards import keep
 from tasks.release.export import CARD, MANIFEST, Exported, check_vllm, converter, export, gguf_header
 from tasks.tracking import registry
 from tasks.tracking.registry import VersionInfo
 from tasks.tracking.runs import RunFacts, open_parent
 from tasks.tracking.sources import source_of
 
+CARD_TEXT = "# pydocs 1.0.0\n"
 Register = Callable[..., VersionInfo]
 
 
@@ -32,14 +34,13 @@ def register(store: Store) -> Register:
     def make(directory: Path, *, card: bool = True, signed: bool = True) -> VersionInfo:
         run = open_parent(RunFacts("pydocs", "run-1", "pydocs", "file:///plan.json"))
         digest = commit(store, directory, kind="model", parents=[], producer="test", meta={}).digest
-        if card:
-            store.write("runs/run-1/model-card.md", b"# pydocs 1.0.0\n")
         tags = {
             "perennial.candidate": digest,
             "perennial.report": "r" * 8,
             "perennial.run": "run-1",
             "perennial.semantic_version": "1.0.0",
             "perennial.license": "Apache-2.0",
+            **({"perennial.card": keep(store, CARD_TEXT)} if card else {}),
         }
         made = registry.register("pydocs", source_of(store, digest), run, tags)
         if signed:
@@ -98,7 +99,9 @@ def test_what_may_not_be_handed_over_is_refused(
     signature.sign(store, version, "test")
     version = registry.version("pydocs", version.version)
     refused(version, "has no model card")
-    store.write("runs/run-1/model-card.md", b"# card\n")
+    registry.tag_version("pydocs", version.version, {"perennial.card": keep(store, CARD_TEXT)})
+    signature.sign(store, registry.version("pydocs", version.version), "test")
+    version = registry.version("pydocs", version.version)
     refused(version, "is not empty", out=tiny_model_dir)
     refused(version, "choose among", outtype="q2")
     refused(version, "has no effect with --to huggingface", outtype="f16")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -9,7 +10,11 @@ import pytest
 from tasks.artefacts import Store, commit
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, Infrastructure
 from tasks.release import signature
-from tasks.release.promote import audit, promote, reconcile, reject, rollback
+from tasks.release.aliases import reconcile
+from tasks.release.audit import ledger_problems
+from tasks.release.cards import keep
+from tasks.release.checks import PROMOTION
+from tasks.release.promote import approvals, promote, reject, rollback
 from tasks.tracking import ledger, registry
 from tasks.tracking.runs import RunFacts, open_parent
 from tasks.tracking.server import call
@@ -25,7 +30,11 @@ def three(store: Store, tmp_path: Path) -> Store:
         folder.mkdir()
         (folder / "weights").write_text(number)
         digest = commit(store, folder, kind="model", parents=[], producer="test", meta={}).digest
-        tags = {"perennial.candidate": digest, "perennial.report": f"report-{number}"}
+        tags = {
+            "perennial.candidate": digest,
+            "perennial.report": f"report-{number}",
+            "perennial.card": keep(store, f"# pydocs {number}"),
+        }
         signature.sign(store, registry.register("pydocs", source_of(store, digest), run, tags), "test")
         draft = ledger.Draft(action="register", actor="test", to_version=number, to_digest=digest)
         ledger.append(store, "pydocs", lambda lines, draft=draft: draft)  # type: ignore[misc]
@@ -48,7 +57,7 @@ def test_champion_and_previous_move_together(three: Any) -> None:
     assert line.to_digest == registry.version("pydocs", "3").digest
     assert line.evidence == registry.version("pydocs", "3").tags["perennial.report"]
     assert registry.version("pydocs", "3").tags["perennial.ledger"] == line.hash
-    assert audit(three, "pydocs") == []
+    assert ledger_problems(three, "pydocs") == []
 
 
 def test_a_retry_changes_nothing(three: Any) -> None:
@@ -147,10 +156,12 @@ def test_aliases_follow_the_ledger_after_a_crash(three: Any, monkeypatch: pytest
         with pytest.raises(Infrastructure):
             promote(three, "pydocs", "2", "ada", "better")
     assert registry.aliases("pydocs")["champion"] == "1"
-    assert "by the ledger" in audit(three, "pydocs")[0]
+    assert "behind the ledger: previous: none -> 1" in ledger_problems(three, "pydocs")[0]
     again = promote(three, "pydocs", "2", "ada", "better")
     assert again.repeated
-    assert again.repairs == ["previous: none -> 1", "champion: 1 -> 2"]
+    noted = "version 2: the ledger's last line about it is noted on its page"
+    assert again.repairs == ["previous: none -> 1", "champion: 1 -> 2", noted]
+    assert ledger_problems(three, "pydocs") == []
     assert registry.aliases("pydocs") == {"champion": "2", "previous": "1", "candidate": "3"}
     assert actions(three) == ["promote 1", "promote 2"]
 
@@ -181,17 +192,114 @@ def test_a_version_deleted_from_mlflow_does_not_block(three: Any) -> None:
 
 
 def test_two_deciders_at_once_leave_one_order(three: Any) -> None:
+    together = Barrier(2)
+    checks = (*PROMOTION, lambda *_: together.wait(20))
     with ThreadPoolExecutor(2) as pool:
-        done = [
-            pool.submit(promote, three, "pydocs", version, "ada", f"promote {version}")
+        asked = {
+            version: pool.submit(promote, three, "pydocs", version, "ada", "better", checks=checks)
             for version in ("1", "2")
-        ]
-        for each in done:
-            each.result()
-    lines = ledger.history(three, "pydocs")[3:]
-    assert lines[1].from_version == lines[0].to_version
-    held = registry.aliases("pydocs")
-    assert (held["champion"], held["previous"]) == (lines[1].to_version, lines[0].to_version)
+        }
+        refused = {version: each.exception() for version, each in asked.items() if each.exception()}
+    ((loser, error),) = refused.items()
+    (winner,) = set(asked) - {loser}
+    assert isinstance(error, ConfigInvalid)
+    assert f"version {loser} of 'pydocs' was to replace no champion, and now version {winner} is" in str(
+        error
+    )
+    assert actions(three) == [f"promote {winner}"]
+    assert registry.aliases("pydocs") == {"champion": winner, "candidate": "3"}
+    assert ledger_problems(three, "pydocs") == []
+
+
+def test_a_newer_champion_is_not_replaced_unnoticed(three: Any) -> None:
+    promote(three, "pydocs", "1", "ada", "good")
+    promote(three, "pydocs", "2", "ada", "better", over="1")
+    with pytest.raises(ConfigInvalid, match=r"was to replace version 1, and now version 2 is the champion"):
+        promote(three, "pydocs", "3", "ada", "I know", over="1")
+    assert actions(three) == ["promote 1", "promote 2"]
+    assert promote(three, "pydocs", "3", "ada", "I know", over="2").champion == "3"
+
+
+def test_a_retry_that_was_overtaken_promotes_nothing(three: Any) -> None:
+    promote(three, "pydocs", "1", "policy", "all gates passed", run="run-1")
+    promote(three, "pydocs", "2", "ada", "better")
+    again = promote(three, "pydocs", "1", "policy", "all gates passed", run="run-1")
+    assert (again.repeated, again.line.to_version, again.champion) == (True, "1", "2")
+    assert actions(three) == ["promote 1", "promote 2"]
+
+
+def test_a_version_without_a_card_is_not_promoted(three: Any, tmp_path: Path) -> None:
+    digest = registry.version("pydocs", "1").digest
+    call("untag", lambda client: client.delete_model_version_tag("pydocs", "1", "perennial.card"))
+    signature.sign(three, registry.version("pydocs", "1"), "test")
+    with pytest.raises(ConfigInvalid, match=r"no model card.*`perennial card pydocs 1 --write`"):
+        promote(three, "pydocs", "1", "ada", "good")
+    assert registry.version("pydocs", "1").digest == digest
+    assert actions(three) == []
+
+
+def test_weights_under_the_number_of_others_are_not_promoted(three: Any) -> None:
+    for version in ("1", "2"):
+        registry.tag_version("pydocs", version, {"perennial.semantic_version": "1.0.0"})
+        signature.sign(three, registry.version("pydocs", version), "test")
+    assert promote(three, "pydocs", "1", "ada", "good").champion == "1"
+    with pytest.raises(ConfigInvalid, match=r"calls itself 1\.0\.0, .* version 1\. .* never typed"):
+        promote(three, "pydocs", "2", "ada", "better")
+
+
+def test_checks_refuse_before_anything_is_written(three: Any) -> None:
+    seen = []
+
+    def smoke(store: Store, version: registry.VersionInfo) -> None:
+        seen.append((registry.aliases("pydocs"), len(ledger.history(store, "pydocs")), version.version))
+        raise DataInvalid("it answers nonsense")
+
+    with pytest.raises(DataInvalid, match="nonsense"):
+        promote(three, "pydocs", "1", "ada", "good", checks=(*PROMOTION, smoke))
+    assert seen == [({"candidate": "3"}, 3, "1")]
+    assert actions(three) == []
+
+
+def two_people(three: Any, version: str = "3") -> None:
+    registry.tag_version("pydocs", version, {"perennial.approvals": "2"})
+    signature.sign(three, registry.version("pydocs", version), "test")
+
+
+def test_two_people_approve_where_the_recipe_asks_for_two(three: Any) -> None:
+    two_people(three)
+    first = promote(three, "pydocs", "candidate", "ada", "looks good")
+    assert (first.line.action, first.missing, first.champion) == ("approve", 1, None)
+    again = promote(three, "pydocs", "candidate", "ada", "I insist")
+    assert (again.repeated, again.missing, again.champion) == (True, 1, None)
+    with pytest.raises(ConfigInvalid, match="'policy' is none"):
+        promote(three, "pydocs", "candidate", "policy", "all gates passed")
+    with pytest.raises(ConfigInvalid, match="'Ada and nobody' is none"):
+        promote(three, "pydocs", "candidate", "Ada and nobody", "in time")
+    second = promote(three, "pydocs", "candidate", "ben", "I agree")
+    assert (second.line.action, second.missing, second.champion) == ("promote", 0, "3")
+    assert actions(three) == ["approve 3", "promote 3"]
+
+
+def test_two_people_may_decide_together(three: Any) -> None:
+    two_people(three)
+    assert promote(three, "pydocs", "3", "ada and Ada", "twice").line.action == "approve"
+    assert promote(three, "pydocs", "3", "ada and ben", "we agree").line.action == "promote"
+
+
+def test_a_rejection_takes_approvals_back(three: Any) -> None:
+    two_people(three)
+    promote(three, "pydocs", "3", "ada", "looks good")
+    reject(three, "pydocs", "3", "ben", "it stutters")
+    assert approvals(ledger.history(three, "pydocs"), "3") == {}
+    assert promote(three, "pydocs", "3", "ben", "it does not").line.action == "approve"
+
+
+def test_a_rollback_by_hand_is_repeated_by_another_reason_only(three: Any) -> None:
+    promote(three, "pydocs", "1", "ada", "good")
+    promote(three, "pydocs", "2", "ada", "better")
+    rollback(three, "pydocs", "ben", "users complain")
+    assert rollback(three, "pydocs", "ben", "users complain").repeated
+    assert registry.aliases("pydocs")["champion"] == "1"
 
 
 def test_a_tampered_ledger_stops_every_decision(three: Any) -> None:
@@ -202,4 +310,4 @@ def test_a_tampered_ledger_stops_every_decision(three: Any) -> None:
             decide(three, "pydocs", "2", "ada", "better")
     with pytest.raises(DataInvalid, match="tampered"):
         rollback(three, "pydocs", "ada", "worse")
-    assert "tampered" in audit(three, "pydocs")[0]
+    assert "tampered" in ledger_problems(three, "pydocs")[0]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from typing import Any
@@ -7,6 +8,9 @@ from typing import Any
 import pytest
 
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, GatesFailed, Infrastructure, PerennialError
+from tasks.recipe.fingerprints import canonical
+from tasks.release import signature
+from tasks.release.cards import read_card
 from tasks.release.promote import promote, reject, rollback
 from tasks.release.register import ReleaseRecord
 from tasks.tracking import ledger, registry
@@ -140,6 +144,62 @@ def test_the_next_version_says_what_changed(make_run: MakeRun, change: dict[str,
     assert (record.version, record.semantic_version, record.champion) == ("2", semantic, "1")
     assert registry.aliases("pydocs") == {"candidate": "2", "champion": "1"}
     assert record.version_reason in record.summary
+
+
+def test_another_card_alone_is_a_patch(make_run: MakeRun) -> None:
+    first = make_run()
+    first.register()
+    promote(first.store, "pydocs", "1", "ada", "good")
+    second = make_run("run-2")
+    second.plan["effective"]["license"] = "MIT"
+    record = second.register()
+    assert (record.outcome, record.version, record.semantic_version) == ("registered", "2", "1.0.1")
+    assert record.version_reason == "the same model with other evidence or another card"
+    assert "license: MIT" in read_card(first.store, registry.version("pydocs", "2"))
+    assert "license: Apache-2.0" in read_card(first.store, registry.version("pydocs", "1"))
+
+
+def test_two_runs_at_once_never_share_a_number(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other run registers between the derivation of the number and the registration under it."""
+    first = make_run()
+    first.register()
+    promote(first.store, "pydocs", "1", "ada", "good")
+    between, register = [make_run("run-2", weights="b")], registry.register
+
+    def late(*given: Any, **named: Any) -> Any:
+        if between:
+            assert between.pop().register().semantic_version == "1.1.0"
+        return register(*given, **named)
+
+    monkeypatch.setattr(registry, "register", late)
+    record = make_run("run-3", weights="c").register()
+    assert (record.version, record.semantic_version) == ("3", "1.2.0")
+    version = registry.version("pydocs", "3")
+    assert version.description.startswith("pydocs 1.2.0: ")
+    assert "# pydocs 1.2.0" in read_card(first.store, version)
+    signature.verify(first.store, version)
+
+
+def test_the_tags_lead_to_what_it_was_made_from(make_run: MakeRun) -> None:
+    run = make_run()
+    for number, record in enumerate(run.records.values()):
+        record["device_seconds"] = 900.0 * (number + 1)
+    run.records["tuned"]["image"] = "registry/trainer@sha256:1"
+    run.plan["bindings"] = {"champion": {"digest": "d" * 64, "kind": "model"}}
+    run.records["base"]["inputs"]["model"] = ["e" * 64]
+    run.plan["release"]["prices"] = {"cpu": 2.0}
+    run.register()
+    tags = registry.version("pydocs", "1").tags
+    made = {
+        name: record["outputs"]["model"]["digest"] for name, record in run.records.items() if name != "report"
+    }
+    assert json.loads(tags["perennial.parents"]) == sorted([made["tuned"], made["base"]])
+    assert json.loads(tags["perennial.base"]) == ["e" * 64]
+    assert tags["perennial.image"] == "registry/trainer@sha256:1"
+    assert tags["perennial.code"] == hashlib.sha256(canonical(run.plan["code"])).hexdigest()
+    assert json.loads(tags["perennial.gates"]) == {"learned-the-news": "passed"}
+    assert (tags["perennial.device_hours"], tags["perennial.cost"]) == ("2.5", "5")
+    assert "perennial.approvals" not in tags
 
 
 def test_rejected_candidates_keep_their_numbers(make_run: MakeRun) -> None:

@@ -14,6 +14,7 @@ from tasks.recipe.failures import ConfigInvalid, DataInvalid
 from tasks.recipe.models import Smoke
 from tasks.release import promote as decisions
 from tasks.release import signature, smoke
+from tasks.release.cards import keep
 from tasks.release.smoke import Answer, difference
 from tasks.runner import handover, release
 from tasks.runner.settings import Settings
@@ -70,6 +71,7 @@ def versions(store: Store, tmp_path: Path) -> list[VersionInfo]:
         tags = {
             "perennial.candidate": digest,
             "perennial.report": f"report-{number}",
+            "perennial.card": keep(store, f"# pydocs {number}"),
             "perennial.plan": f"{store.uri}/runs/run-1/plan.json",
         }
         version = registry.register("pydocs", source_of(store, digest), run, tags)
