@@ -46,7 +46,7 @@ def judged_against(store: Store, version: VersionInfo) -> Judged | None:
 
 
 def _version_digest(model: str, bound: str) -> str:
-    """The digest of the version that a bound model is: where that is an adapter, its whole model was bound."""
+    """The digest of the version that a bound model is; of an adapter, the whole model was bound."""
     return next((each.digest for each in registry.versions(model) if whole_digest(each) == bound), bound)
 
 

@@ -42,7 +42,7 @@ def whole_digest(version: VersionInfo) -> str | None:
     None where a version is an adapter and its tags name no whole model made by the same step.
     """
     for tag, digest in version.tags.items():
-        if tag.startswith("perennial.step.") and digest == version.digest:
-            if tag.endswith(".adapter"):
-                return version.tags.get(f"{tag.removesuffix('.adapter')}.model")
+        step, _, output = tag.removeprefix("perennial.step.").partition(".")
+        if digest == version.digest and (tag, output) == (f"perennial.step.{step}.adapter", "adapter"):
+            return version.tags.get(f"perennial.step.{step}.model")
     return version.digest
