@@ -83,7 +83,7 @@ def test_more_bits_lose_less_and_the_vectors_directions_are_kept() -> None:
 
 
 def test_factors_come_back_from_their_file(tmp_path: Path) -> None:
-    given = {"a.weight": compress(difference(), [8, 3, 2]), "b.weight": compress(difference(30, 20), [3])}
+    given = {"a.weight": compress(difference(), [8, 3, 2]), "b.weight": compress(difference(20, 30).T, [3])}
     write_factors(tmp_path / FILE, given)
     back = read_factors(tmp_path / FILE)
     for name, parts in given.items():
