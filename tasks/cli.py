@@ -245,6 +245,43 @@ def _summary(options: argparse.Namespace, places: Settings) -> int:
     return 0
 
 
+def _export(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.handover import export_version
+
+    print(export_version(places, options.model, options.version, options.to, options.out, options.outtype))
+    return 0
+
+
+def _smoke(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.handover import smoke_version
+
+    passed, words = smoke_version(
+        places,
+        options.model,
+        options.version,
+        record=options.record,
+        prompt=options.prompt,
+        tokens=options.tokens,
+        chat=options.chat,
+    )
+    print(words)
+    return 0 if passed else int(Failure.DATA_INVALID)
+
+
+def _delta(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.handover import delta_version
+
+    print(delta_version(places, options.model, options.version, base=options.base, restore=options.restore))
+    return 0
+
+
+def _deliver(_: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.handover import deliver
+
+    print(deliver(places))
+    return 0
+
+
 def _gc(options: argparse.Namespace, places: Settings) -> int:
     from tasks.runner.garbage import collect
 
@@ -432,6 +469,22 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (models, show, compare, history, audit):
         sub.add_argument("--json", action="store_true", help="for machines; docs/operating.md has the shapes")
     add("registry", _registry, "the versions and aliases of a model").add_argument("model")
+    export = add("export", _export, "write a version into a new folder, as another system reads it")
+    smoke = add("smoke", _smoke, "load a version and compare its answer with the recorded one; exit 3 if not")
+    delta = add("delta", _delta, "keep a version's weights as an exact difference from another version's")
+    for sub in (export, smoke, delta):
+        sub.add_argument("model")
+        sub.add_argument("version", help="its number or alias")
+    export.add_argument("--to", required=True, choices=("huggingface", "gguf", "vllm"))
+    export.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
+    export.add_argument("--outtype", default="auto", help="gguf: auto, f32, f16, bf16 or q8_0")
+    delta.add_argument("--base", metavar="VERSION", help="number, alias or digest (default: the champion)")
+    delta.add_argument("--restore", action="store_true", help="put the weights back whole")
+    smoke.add_argument("--record", action="store_true", help="its answer now is the right one")
+    smoke.add_argument("--prompt", metavar="TEXT", help="instead of the recipe's release.smoke")
+    smoke.add_argument("--tokens", type=int, metavar="N", help="tokens of the answer (default 16)")
+    smoke.add_argument("--chat", action="store_true", help="the prompt is a user's message")
+    add("deliver", _deliver, "tell the webhook of what it was not told yet")
     gc = add("gc", _gc, "say what no plan, version or ledger line refers to; remove it with --apply")
     gc.add_argument("--apply", action="store_true")
     gc.add_argument("--older-than", type=float, default=1.0, metavar="DAYS")

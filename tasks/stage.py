@@ -30,6 +30,7 @@ KINDS = (
     "validation",  # result.json, page.html
     "tokens",  # a memory-mapped token cache, packed (tasks/prepare)
     "model",  # a Hugging Face causal LM directory: config.json, *.safetensors, tokenizer.json, ...
+    "adapter",  # adapter_config.json, adapter_model.safetensors (peft's), base.json: the model it is bound to
     "training_log",  # training.jsonl: {"step", "samples", "tokens", "loss", "lr", ...}, no wall-clock times
     "reference",  # reference log-probabilities of preference pairs (tasks/align)
     "report",  # report.json, report.html, items/*.parquet, restricted/* with text (tasks/evaluate)

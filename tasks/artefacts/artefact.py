@@ -3,6 +3,7 @@
     artefacts/<digest>/files/<path>      the files
     artefacts/<digest>/manifest.json     written last: without it there is no artefact
     artefacts/<digest>/altered/<path>    on S3, a reader found this file altered: cleared by the repair
+    deltas/<digest>/...                  the weights as a difference from another artefact's (stored_delta.py)
 
 The digest covers the kind and the content only (docs/decisions/0003): whoever makes the same files gets the
 same artefact, and the manifest of the first maker stays.
@@ -23,8 +24,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from tasks.artefacts import stored_delta
 from tasks.artefacts.files import disk_failure, in_parallel, name_problem, regular_files, sha256_of
 from tasks.artefacts.store import ArtefactAltered, ObjectMissing, Store
+from tasks.artefacts.stored_delta import Delta, find_delta
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, Infrastructure
 
 SHA256 = r"^[0-9a-f]{64}$"
@@ -145,13 +148,19 @@ def commit(
     damage = _damage(store, digest, files)
     if found and damage:
         logger.warning("artefact %s: repairing: %s", digest, "; ".join(damage.values()))
-    wanted = [file for file in files if file.path in damage]
+    delta = find_delta(store, digest)
+    broken = delta is not None and bool(damage.keys() & delta.paths.keys())
+    wanted = [
+        file for file in files if file.path in damage or (broken and delta and file.path in delta.paths)
+    ]
     in_parallel(lambda file: store.upload(key_of(digest, file), directory / file.path, file.sha256), wanted)
     for path in damage.keys() - {file.path for file in files}:
         store.delete(f"{_files(digest)}{path}")
     _verify_sizes(store, digest, wanted)
     for stat in list(store.list(_altered(digest))):
         store.delete(stat.key)
+    if broken:  # the files themselves are there again
+        store.delete(stored_delta.delta_key(digest))
     return _publish(store, new, found)
 
 
@@ -198,16 +207,17 @@ def fetch(store: Store, digest: str, cache: Path) -> Path:
     Args:
         store: Where from.
         digest: Which artefact.
-        cache: Where copies of remote artefacts go, `cache/<digest>/`; a local store hands out its own
-            directory, without a copy. A damaged copy is replaced.
+        cache: Where copies of remote artefacts go, `cache/<digest>/`, and those that are kept as a
+            difference; a local store hands out its own directory, without a copy. A damaged copy is replaced.
 
     Raises:
         ObjectMissing: The artefact, or one of its files, is not in the store.
         ArtefactAltered: A file's content is not the recorded one, or there are files that it never had.
     """
     manifest = load_manifest(store, digest)
+    delta = find_delta(store, digest)
     stored = store.local_path(_files(digest).rstrip("/"))
-    if stored is not None:
+    if stored is not None and delta is None:
         check_copy(stored, manifest.files)
         return stored
     target = cache / digest
@@ -226,8 +236,44 @@ def fetch(store: Store, digest: str, cache: Path) -> Path:
             store.write(f"{_altered(digest)}{file.path}", b"")
             raise
 
-    download_tree(get, manifest.files, target)
+    if delta is None:
+        download_tree(get, manifest.files, target)
+    else:
+        _rebuild_tree(store, delta, manifest.files, get, target, fetch(store, delta.base, cache))
     return target
+
+
+def _rebuild_tree(
+    store: Store,
+    delta: Delta,
+    files: Sequence[FileEntry],
+    get: Callable[[FileEntry, Path], None],
+    target: Path,
+    base: Path,
+) -> None:
+    """Fill a directory with an artefact that is kept as a difference; every file is checked."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    own = target.with_name(f".{target.name}.{uuid.uuid4().hex}.own")
+    try:
+        for file in files:
+            if file.path not in delta.paths:
+                (own / file.path).parent.mkdir(parents=True, exist_ok=True)
+                get(file, own / file.path)
+
+        def make(file: FileEntry, path: Path) -> None:
+            if file.path not in delta.paths:
+                shutil.copyfile(own / file.path, path)
+                return
+            stored_delta.rebuild(store, delta, file.path, base, own, path)
+            if (found := sha256_of(path)) != file.sha256:
+                raise ArtefactAltered(
+                    f"artefact {delta.digest}: {file.path} made from its difference has sha256 {found} "
+                    f"instead of {file.sha256}"
+                )
+
+        download_tree(make, files, target)
+    finally:
+        remove_tree(own)
 
 
 def download_tree(get: Callable[[FileEntry, Path], None], files: Sequence[FileEntry], target: Path) -> None:
@@ -323,9 +369,13 @@ def _manifest_found(store: Store, digest: str) -> Manifest | None:
 def _damage(store: Store, digest: str, files: Sequence[FileEntry]) -> dict[str, str]:
     """What is wrong with the stored files: path -> "object missing: ..." and so on, ordered by path."""
     prefix = _files(digest)
+    delta = find_delta(store, digest)
+    elsewhere = delta.paths if delta else {}
     sizes = {stat.key.removeprefix(prefix): stat.size for stat in store.list(prefix)}
 
     def check(file: FileEntry) -> str | None:
+        if file.path in elsewhere:
+            return None
         if file.path not in sizes:
             return f"object missing: {file.path}"
         if sizes[file.path] != file.size:
@@ -342,6 +392,12 @@ def _damage(store: Store, digest: str, files: Sequence[FileEntry]) -> dict[str, 
 
     words = dict(zip((file.path for file in files), in_parallel(check, files), strict=True))
     recorded = {file.path for file in files}
+    if delta is not None:
+        words.update(stored_delta.damage(store, delta))
+        for problem in problems(store, delta.base)[:1]:
+            words.update(
+                {path: f"object missing: {path} (its base {delta.base}: {problem})" for path in delta.paths}
+            )
     words.update({path: f"object unexpected: {path}" for path in sizes if path not in recorded})
     seen = {stat.key.removeprefix(_altered(digest)) for stat in store.list(_altered(digest))}
     words.update({path: f"object altered: {path} (a reader found other bytes)" for path in seen & recorded})

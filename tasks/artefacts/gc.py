@@ -17,6 +17,8 @@ from datetime import UTC, datetime, timedelta
 from tasks.artefacts.artefact import manifest_key
 from tasks.artefacts.kept import PREFIX
 from tasks.artefacts.store import ObjectMissing, Stat, Store
+from tasks.artefacts.stored_delta import PREFIX as DELTAS
+from tasks.artefacts.stored_delta import delta_key, find_delta
 
 DIGEST = re.compile(rb"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 YOUNG = timedelta(days=1)
@@ -80,6 +82,9 @@ def find_roots(store: Store, extra: Iterable[str] = ()) -> Roots:
         for fingerprint in waiting:
             found |= _digests_in(store, records[fingerprint])
         waiting = (found & records.keys()) - followed
+    for digest, _ in _grouped(store, DELTAS):  # what is kept as a difference needs what it differs from
+        if digest in found and (delta := find_delta(store, digest)) is not None:
+            found.add(delta.base)
     return Roots(frozenset(found), frozenset(found - records.keys()))
 
 
@@ -123,6 +128,16 @@ def plan_gc(
         if model not in roots and now - newest >= older_than:
             reason = "scores of a model that nothing names"
             removals.append(Removal(f"{PREFIX}{model}/", _bytes(stats), reason, newest))
+    for digest, stats in _grouped(store, DELTAS):
+        newest = max(stat.modified for stat in stats)
+        unfinished = all(stat.key != delta_key(digest) for stat in stats)
+        if (digest not in roots or unfinished) and now - newest >= older_than:
+            reason = (
+                "a difference that was never finished"
+                if unfinished
+                else "the difference of a model that nothing names"
+            )
+            removals.append(Removal(f"{DELTAS}{digest}/", _bytes(stats), reason, newest))
     for stat in store.unfinished():
         if now - stat.modified >= older_than:
             reason = "a write that was never finished"
@@ -154,7 +169,8 @@ def apply_gc(store: Store, removals: Sequence[Removal]) -> int:
 
 def _markers_first(stat: Stat) -> tuple[int, str]:
     name = stat.key.rpartition("/")[2]
-    marker = stat.key == manifest_key(stat.key.split("/")[1]) or name == "COMPLETE"
+    digest = stat.key.split("/")[1]
+    marker = stat.key in (manifest_key(digest), delta_key(digest)) or name == "COMPLETE"
     return (0 if marker else 1, stat.key)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tasks.training  # noqa: F401 - settles the accelerator before transformers is imported
-from tasks.merge.methods import dare, linear, slerp, task_arithmetic, ties
+from tasks.merge.methods import adapters, dare, delta_come, linear, slerp, task_arithmetic, ties
 from tasks.stage import Method
 
 METHODS: dict[str, Method] = {
@@ -12,5 +12,7 @@ METHODS: dict[str, Method] = {
     "task_arithmetic": task_arithmetic.METHOD,
     "ties": ties.METHOD,
     "dare": dare.METHOD,
+    "adapters": adapters.METHOD,
+    "delta_come": delta_come.METHOD,
 }
 """The methods by name; the first is the default."""

@@ -124,6 +124,20 @@ NOBODY = "nobody"
 """Who decided where no person did: a question that ran out of time rejects, and is asked again."""
 
 
+class Smoke(_Part):
+    """A test that a version must pass around its promotion: load it, give it a prompt, compare the answer.
+
+    Attributes:
+        prompt: The beginning of a text; with `chat`, a user's message.
+        tokens: Tokens of the answer that are compared, at most.
+        chat: The model's chat template renders the prompt.
+    """
+
+    prompt: str = Field(min_length=1)
+    tokens: int = Field(16, ge=1, le=512)
+    chat: bool = False
+
+
 class Release(_Part):
     """What becomes a version of the model, on what evidence, and who decides.
 
@@ -136,6 +150,8 @@ class Release(_Part):
         correction: `bonferroni` divides the error that each gate's confidence leaves by the number of gates
             with one, so that the confidence holds for all verdicts together; `none` does not.
         prices: Size of machine -> price of an hour, in one currency, for the gate on `run.cost`.
+        smoke: A test around the promotion: the model loads and gives the answer it was registered with.
+        export: Forms in which a promoted version is handed over at once, into PERENNIAL_EXPORTS.
     """
 
     candidate: str
@@ -145,6 +161,8 @@ class Release(_Part):
     gate_sets: GateSets = GateSets()
     correction: Literal["bonferroni", "none"] = "bonferroni"
     prices: dict[Resources, Annotated[float, Field(ge=0)]] = {}
+    smoke: Smoke | None = None
+    export: list[Literal["huggingface", "gguf", "vllm"]] = []
 
 
 class Recipe(_Part):

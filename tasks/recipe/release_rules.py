@@ -90,6 +90,8 @@ def with_gates(recipe: Recipe, catalogue: Catalogue) -> Release | None:
         gates=expanded(release, evidence),
         correction=release.correction,
         prices=release.prices,
+        smoke=release.smoke,
+        export=release.export,
     )
 
 
@@ -103,14 +105,15 @@ def _role_faults(
     key: str, step: str, kind: str, recipe: Recipe, links: Links, broken_steps: frozenset[str]
 ) -> list[Fault]:
     path: Path_ = ("release", key)
-    fitting = [name for name, outputs in links.outputs.items() if next(iter(outputs.values()), None) == kind]
+    kinds = ("model", "adapter") if kind == "model" else (kind,)  # an adapter stands for the model it makes
+    fitting = [name for name, outputs in links.outputs.items() if next(iter(outputs.values()), None) in kinds]
     if step in broken_steps:
         return []
     if step not in recipe.steps:
         near = did_you_mean(step, fitting, f"add a step that makes a {kind}")
         return [(path, f"there is no step '{step}'", near)]
     main = next(iter(links.outputs[step].values()), kind)
-    if main != kind:
+    if main not in kinds:
         remedy = did_you_mean(step, fitting, f"add a step that makes a {kind}")
         return [(path, f"step '{step}' makes {main}, not a {kind}", remedy)]
     return []

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tasks.artefacts import Store
+from tasks.release.whole import whole_digest
 from tasks.tracking import ledger, registry
 from tasks.tracking.registry import VersionInfo
 
@@ -34,7 +35,7 @@ def judged_against(store: Store, version: VersionInfo) -> Judged | None:
         bindings = json.loads(store.read(f"runs/{run}/plan.json")).get("bindings", {})
         if "champion" in bindings:
             bound = bindings["champion"]
-            return Judged(bound["digest"] if bound else None)
+            return Judged(_version_digest(version.name, bound["digest"]) if bound else None)
     if store.stat(f"runs/{run}/release.json") is None:
         return None
     number = json.loads(store.read(f"runs/{run}/release.json"))["champion"]
@@ -42,6 +43,11 @@ def judged_against(store: Store, version: VersionInfo) -> Judged | None:
         return Judged(None)
     found = registry.find_version(version.name, number)
     return Judged(found.digest) if found else None
+
+
+def _version_digest(model: str, bound: str) -> str:
+    """The digest of the version that a bound model is; of an adapter, the whole model was bound."""
+    return next((each.digest for each in registry.versions(model) if whole_digest(each) == bound), bound)
 
 
 def overtaken(

@@ -14,8 +14,12 @@ from tasks.recipe.models import Gate
 TRAINED = ("pretrain", "sft", "align", "distill")
 """Stages whose models have newly trained weights."""
 
-MAIN_KINDS = ("model", "report", "tokens", "reference", "validation", "training_log")
+MAIN_KINDS = ("adapter", "model", "report", "tokens", "reference", "validation", "training_log")
 """A step's main output is its first of these kinds (records do not keep the order of a method's outputs)."""
+
+
+PARENTS = ("model", "adapter")
+"""Kinds of artefact that a model can be made from."""
 
 
 class Facts(BaseModel):
@@ -56,10 +60,13 @@ class StepRecord(Facts):
         return self.outputs[ranked[0]]
 
     def output(self, reference: str, kind: str) -> Output:
-        """The output that `step` or `step.output` refers to; ConfigInvalid where it has not that kind."""
+        """The output that `step` or `step.output` refers to; ConfigInvalid where it has not that kind.
+
+        An adapter stands for the model that it makes of its base.
+        """
         name = reference.partition(".")[2]
         found = self.outputs.get(name) if name else self.main()
-        if found is None or found.kind != kind:
+        if found is None or (found.kind != kind and (found.kind, kind) != ("adapter", "model")):
             held = ", ".join(f"{key} ({value.kind})" for key, value in self.outputs.items())
             raise ConfigInvalid(f"release: '{reference}' is no {kind}; step '{self.step}' has {held}")
         return found

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from tasks.recipe.fingerprints import canonical
 from tasks.release.card import outside, stated_digest
 from tasks.release.gates import GateResult, Known
-from tasks.release.records import Pinned, PlanFacts, StepRecord, ancestors
+from tasks.release.records import PARENTS, Pinned, PlanFacts, StepRecord, ancestors
 from tasks.release.versions import LineageFacts
 
 COSTS = {
@@ -91,17 +91,17 @@ def tags_of(origin: Origin) -> dict[str, str]:
 
 
 def parents(origin: Origin) -> list[str]:
-    """Digests of the models that the candidate's step read: what it was merged or trained from."""
+    """Digests of the models and adapters that the candidate's step read: what it was made from."""
     step = origin.records[origin.plan.release.candidate.partition(".")[0]]
     read = {digest for many in step.inputs.values() for digest in many}
     models = {
         output.digest
         for record in origin.records.values()
         for output in record.outputs.values()
-        if output.kind == "model"
+        if output.kind in PARENTS
     }
     pins = (*origin.plan.uris.values(), *origin.plan.bindings.values())
-    models |= {pin.digest for pin in pins if pin is not None and pin.kind == "model"}
+    models |= {pin.digest for pin in pins if pin is not None and pin.kind in PARENTS}
     return sorted(read & models)
 
 

@@ -15,7 +15,7 @@ from tasks.recipe.failures import PerennialError
 from tasks.recipe.fingerprints import canonical
 from tasks.release import signature
 from tasks.release.cards import read_card
-from tasks.release.records import StepRecord
+from tasks.release.records import PARENTS, StepRecord
 from tasks.tracking import runs
 from tasks.tracking.registry import VersionInfo
 from tasks.tracking.sources import parse_source
@@ -131,7 +131,7 @@ def _parents(version: VersionInfo, records: dict[str, StepRecord]) -> list[str] 
     maker = next((each for each in records.values() if version.digest in _made(each)), None)
     if maker is None:
         return None
-    models = {out.digest for each in records.values() for out in each.outputs.values() if out.kind == "model"}
+    models = {out.digest for each in records.values() for out in each.outputs.values() if out.kind in PARENTS}
     return sorted({digest for many in maker.inputs.values() for digest in many} & models)
 
 

@@ -22,6 +22,7 @@ from tasks.recipe.run_names import plan_uri
 from tasks.release import signature
 from tasks.release.card import says_the_same
 from tasks.release.keys import trusted_keys
+from tasks.release.whole import whole_digest
 from tasks.runner.code import code_of
 from tasks.runner.imports import import_model
 from tasks.runner.records import StepRecord, run_key
@@ -232,6 +233,14 @@ def _champion_pin(name: str, champion: VersionInfo | None, store: Store) -> Pinn
     if digest is None:  # the champion's plan had no such step: the reference's next alternative is taken
         return None
     manifest = load_manifest(store, digest)
+    if manifest.kind == "adapter" and not step:
+        whole = whole_digest(champion)
+        if whole is None:
+            raise ConfigInvalid(
+                f"version {champion.version} of '{champion.name}' is an adapter, and its tags name no whole "
+                "model made with it; refer to the output of a step: champion.<step>.model"
+            )
+        digest, manifest = whole, load_manifest(store, whole)
     return Pinned(digest=digest, kind=manifest.kind, meta=dict(manifest.meta))
 
 

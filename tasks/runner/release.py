@@ -14,6 +14,7 @@ from tasks.release import promote as decisions
 from tasks.release import signature
 from tasks.release.keys import key_id, public_text, signing_key
 from tasks.release.register import ReleaseRecord, register
+from tasks.runner import handover
 from tasks.runner.logbook import open_parent
 from tasks.runner.planner import run_of
 from tasks.runner.process import read_plan
@@ -45,6 +46,8 @@ def register_run(plan: Plan, uri: str, store: Store, settings: Settings) -> Rele
         runs.end(parent, "FAILED")
         raise
     runs.end(parent, "FINISHED")
+    if told := handover.registered(settings, store, plan, record):
+        print(told)
     return record
 
 
@@ -62,15 +65,20 @@ def decide(
     """Promote or reject the candidate of a plan, or a version of a model; what was decided, in words."""
     store, name, number, run = _target(settings, plan, model, version)
     if action == "reject":
-        decision = decisions.reject(store, name, number, by, reason, run=run)
-    else:
-        decision = decisions.promote(store, name, number, by, reason, run=run, over=over)
-    return _told(name, decision)
+        return _told(name, decisions.reject(store, name, number, by, reason, run=run))
+    handover.before(settings, store, name, number)
+    decision = decisions.promote(store, name, number, by, reason, run=run, over=over)
+    told = handover.after(settings, store, name, decision.line.to_version)
+    return "\n".join(filter(None, (_told(name, decision), told)))
 
 
 def roll_back(settings: Settings, model: str, by: str, reason: str, run: str) -> str:
     """Put the previous champion back; what was done, in words."""
-    return _told(model, decisions.rollback(open_store(settings.store), model, by, reason, run=run))
+    store = open_store(settings.store)
+    handover.before(settings, store, model, "previous", back=True)
+    decision = decisions.rollback(store, model, by, reason, run=run)
+    told = handover.after(settings, store, model, decision.line.to_version)
+    return "\n".join(filter(None, (_told(model, decision), told)))
 
 
 def _told(model: str, decision: decisions.Decision) -> str:

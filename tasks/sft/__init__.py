@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tasks.training  # noqa: F401 - settles the accelerator before transformers is imported
-from tasks.sft.methods import completion
+from tasks.sft.methods import adapter, completion
 from tasks.stage import Method
 
-METHODS: dict[str, Method] = {"completion": completion.METHOD}
+METHODS: dict[str, Method] = {"completion": completion.METHOD, "adapter": adapter.METHOD}
 """The methods by name; the first is the default."""

@@ -74,6 +74,7 @@ def fit(
     log_path: Path,
     check_first_batch: Callable[[torch.nn.Module, Batch], None] | None = None,
     extension: Extension | None = None,
+    keep_adapter: Callable[[PeftModel], None] | None = None,
 ) -> tuple[PreTrainedModel, TrainResult]:
     """Trains `model`, or what `options.trainable` puts beside its weights.
 
@@ -88,6 +89,7 @@ def fit(
         log_path: The training log to write.
         check_first_batch: See `tasks.training.loop.train`.
         extension: See there too.
+        keep_adapter: Gets the trained adapter beside the model as it came, in fp32, before it is merged.
 
     Returns:
         The whole trained model and what was done.
@@ -140,6 +142,8 @@ def fit(
     del adapted, model
     merging = _untouched(start, config, context.seed, first)
     load_adapter(merging, weights)
+    if keep_adapter is not None:
+        keep_adapter(merging)
     return merge_adapter(merging, row_BT), done
 
 
@@ -164,6 +168,8 @@ def _untouched(start: Path, config: PeftConfig, seed: int, first: Mapping[str, T
         plain.rank_pattern = None  # what was pruned is 0 in the weights
     if hasattr(plain, "init_lora_weights"):
         plain.init_lora_weights = True
+    if getattr(plain, "eva_config", None) is not None:
+        plain.eva_config = None  # it says how the start was found; the file of an adapter has no place for it
     untouched, _ = load_model(start)
     merging = add_adapter(untouched, plain, seed)
     if first:

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, Self
 
+from peft import PeftModel
 from pydantic import Field, model_validator
 
 from tasks.recipe.failures import DataInvalid
@@ -133,7 +134,21 @@ class CompletionOptions(TrainOptions):
 
 
 def run(context: StepContext, options: CompletionOptions) -> Result:
-    """Fine-tunes the input model on the input conversations.
+    """Fine-tunes the input model on the input conversations; raises what `tune` does."""
+    return tune(context, options)
+
+
+def tune(
+    context: StepContext,
+    options: CompletionOptions,
+    keep_adapter: Callable[[PeftModel], None] | None = None,
+) -> Result:
+    """Fine-tunes the input model on the input conversations into the outputs `model` and `log`.
+
+    Args:
+        context: The step.
+        options: Options.
+        keep_adapter: See `tasks.training.fit.fit`.
 
     Raises:
         ConfigInvalid: The model has no chat template, or an option does not fit it.
@@ -182,6 +197,7 @@ def run(context: StepContext, options: CompletionOptions) -> Result:
         options,
         log_path=context.output("log") / "training.jsonl",
         check_first_batch=check_isolation if options.packing else None,
+        keep_adapter=keep_adapter,
     )
     save_model(tuned, tokenizer, context.output("model"))
     facts = {

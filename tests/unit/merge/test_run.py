@@ -62,11 +62,14 @@ def edited(source: Path, target: Path, **keys: object) -> Path:
     return target
 
 
+MIXING = ["linear", "slerp", "task_arithmetic", "ties", "dare"]
+
+
 def test_methods_table_starts_with_the_default():
-    assert list(METHODS) == ["linear", "slerp", "task_arithmetic", "ties", "dare"]
+    assert list(METHODS) == [*MIXING, "adapters", "delta_come"]
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+@pytest.mark.parametrize("method", MIXING)
 def test_every_method_writes_a_model_that_loads(method: str, merge, parents: list[Path]):
     out, result = merge(method, parents[:2], base=parents[2])
     _, info = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)

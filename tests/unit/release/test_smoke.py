@@ -1,0 +1,272 @@
+"""The smoke test around a promotion: before it refuses, after it says so loudly and takes nothing back."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.artefacts import Store, commit
+from tasks.recipe.failures import ConfigInvalid, DataInvalid
+from tasks.recipe.models import Smoke
+from tasks.release import promote as decisions
+from tasks.release import signature, smoke
+from tasks.release.cards import keep
+from tasks.release.smoke import Answer, difference
+from tasks.runner import handover, release
+from tasks.runner.settings import Settings
+from tasks.tracking import ledger, registry
+from tasks.tracking.registry import VersionInfo
+from tasks.tracking.runs import RunFacts, open_parent
+from tasks.tracking.sources import source_of
+
+ASKED = Smoke(prompt="the value of an", tokens=4)
+
+
+def said(*tokens: int, margins: list[float] | None = None, tie: float = 1e-4) -> Answer:
+    return Answer(tokens=list(tokens), text=str(tokens), margins=margins or [0.5] * len(tokens), tie=tie)
+
+
+def test_the_same_answer_differs_by_nothing() -> None:
+    assert difference(said(1, 2, 3), said(1, 2, 3)) == ""
+    assert difference(said(1, 2, 3), said(1, 2, 3, margins=[0.5, 0.5009, 0.4991])) == ""
+
+
+def test_the_same_words_of_other_weights_are_a_difference() -> None:
+    assert "other weights" in difference(said(1, 2, 3), said(1, 2, 3, margins=[0.5, 0.5, 0.4]))
+
+
+def test_another_token_or_length_is_a_difference() -> None:
+    assert difference(said(1, 2, 3), said(1, 9, 3)).startswith("token 2 of the answer was 2 and is 9")
+    assert difference(said(1, 2, 3), said(1, 2)).startswith("the answer had 3 tokens and has 2")
+
+
+def test_a_tie_may_fall_the_other_way_and_a_lead_may_not() -> None:
+    recorded = said(1, 2, 3, margins=[0.5, 1e-6, 0.5])
+    assert difference(recorded, said(1, 9, 8)) == ""
+    assert difference(recorded, said(9, 2, 3)) != ""
+    assert difference(said(1, 2, 3, margins=[0.5, 1e-3, 0.5]), said(1, 9, 8)) != ""
+
+
+@pytest.fixture
+def settings(store: Store, tmp_path: Path, tracking: str) -> Settings:
+    return Settings(tmp_path / "home", store.uri, tracking)
+
+
+@pytest.fixture
+def versions(store: Store, tmp_path: Path) -> list[VersionInfo]:
+    """Three signed versions of `pydocs`, whose recipe asks for a smoke test."""
+    run = open_parent(RunFacts("pydocs", "run-1", "pydocs", "file:///plan.json"))
+    plan = {"release": {"smoke": ASKED.model_dump()}}
+    store.write("runs/run-1/plan.json", json.dumps(plan).encode())
+    made = []
+    for number in "123":
+        folder = tmp_path / f"model-{number}"
+        folder.mkdir()
+        (folder / "weights").write_text(number)
+        digest = commit(store, folder, kind="model", parents=[], producer="test", meta={}).digest
+        tags = {
+            "perennial.candidate": digest,
+            "perennial.report": f"report-{number}",
+            "perennial.card": keep(store, f"# pydocs {number}"),
+            "perennial.plan": f"{store.uri}/runs/run-1/plan.json",
+        }
+        version = registry.register("pydocs", source_of(store, digest), run, tags)
+        signature.sign(store, version, "test")
+        draft = ledger.Draft(action="register", actor="test", to_version=number, to_digest=digest)
+        ledger.append(store, "pydocs", lambda lines, draft=draft: draft)  # type: ignore[misc]
+        made.append(registry.version("pydocs", number))
+    decisions.reconcile(store, "pydocs")
+    return made
+
+
+@pytest.fixture
+def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Answer]:
+    """What the models say, by their weights: a file of one digit stands for a model."""
+    given = {number: said(int(number), 7) for number in "123"}
+    monkeypatch.setattr(smoke, "answer", lambda directory, asked: given[(directory / "weights").read_text()])
+    return given
+
+
+def decide(settings: Settings, version: str, action: Any = "promote") -> str:
+    return release.decide(
+        action, settings, plan=None, model="pydocs", version=version, by="ada", reason=f"{version} is good"
+    )
+
+
+def record(settings: Settings, version: str) -> None:
+    handover.smoke_version(settings, "pydocs", version, record=True, prompt=None, tokens=None, chat=False)
+
+
+def champion() -> str | None:
+    return registry.aliases("pydocs").get("champion")
+
+
+@pytest.mark.usefixtures("answers")
+def test_a_passing_test_lets_the_alias_move(
+    settings: Settings, versions: list[VersionInfo], store: Store
+) -> None:
+    record(settings, "1")
+    assert "smoke test: passed before and after" in decide(settings, "1")
+    assert champion() == "1"
+    outcome = smoke.last(store, versions[0])
+    assert outcome is not None
+    assert (outcome.when, outcome.passed, outcome.digest) == ("after", True, versions[0].digest)
+
+
+def test_a_failing_test_before_refuses(
+    settings: Settings, versions: list[VersionInfo], store: Store, answers: dict[str, Answer]
+) -> None:
+    record(settings, "1")
+    answers["1"] = said(5, 7)
+    with pytest.raises(DataInvalid, match=r"version 1 of 'pydocs' is not promoted: .* was 1 and is 5"):
+        decide(settings, "1")
+    assert champion() is None
+    assert [line.action for line in ledger.history(store, "pydocs")] == ["register"] * 3
+    passed, words = handover.smoke_version(
+        settings, "pydocs", "1", record=False, prompt=None, tokens=None, chat=False
+    )
+    assert not passed
+    assert "was 1 and is 5" in words
+
+
+@pytest.mark.usefixtures("versions", "answers")
+def test_without_the_recorded_answer_that_the_recipe_asks_for_nothing_is_promoted(settings: Settings) -> None:
+    with pytest.raises(ConfigInvalid, match=r"asks for a smoke test and none was recorded; `perennial smoke"):
+        decide(settings, "1")
+    assert champion() is None
+
+
+@pytest.mark.usefixtures("versions")
+def test_a_failing_test_after_is_loud_and_takes_nothing_back(
+    settings: Settings, answers: dict[str, Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(settings, "1")
+    promote = decisions.promote
+
+    def and_break(*arguments: Any, **named: Any) -> decisions.Decision:
+        made = promote(*arguments, **named)
+        answers["1"] = said(5, 7)
+        return made
+
+    monkeypatch.setattr(decisions, "promote", and_break)
+    told: list[str] = []
+
+    def tell(_: Store, model: str) -> list[str]:
+        told.append(model)
+        return []
+
+    monkeypatch.setattr(handover, "tell", tell)
+    with pytest.raises(DataInvalid) as raised:
+        decide(settings, "1")
+    assert "FAILED AFTER THE PROMOTION. Version 1 of 'pydocs' IS the champion" in str(raised.value)
+    assert "perennial rollback pydocs" in str(raised.value)
+    assert champion() == "1"
+    assert told == ["pydocs"]  # who listens hears of the promotion all the same
+
+
+@pytest.mark.usefixtures("answers")
+def test_where_no_model_can_be_loaded_a_recent_pass_counts(
+    settings: Settings, versions: list[VersionInfo], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(settings, "1")
+    monkeypatch.setattr(smoke, "can_run", lambda: False)
+    smoke.write_outcome(store, versions[0], "by hand", False, "broken")
+    with pytest.raises(ConfigInvalid, match="no torch here"):
+        decide(settings, "1")
+    smoke.write_outcome(store, versions[0], "by hand", True, "good")
+    assert "was not repeated: no torch here" in decide(settings, "1")
+    assert champion() == "1"
+    record_of = smoke.last(store, versions[0])
+    assert record_of is not None
+    old = record_of.model_copy(update={"time": "2020-01-01T00:00:00+00:00"})
+    assert not smoke.is_fresh(old)
+    assert smoke.is_fresh(old.model_copy(update={"time": datetime.datetime.now(datetime.UTC).isoformat()}))
+
+
+@pytest.mark.usefixtures("versions")
+def test_a_rollback_is_tested_too_and_needs_no_torch(
+    settings: Settings, answers: dict[str, Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in ("1", "2"):
+        record(settings, version)
+        decide(settings, version)
+    good, answers["1"] = answers["1"], said(5, 7)
+    with pytest.raises(DataInvalid, match="smoke test failed"):
+        release.roll_back(settings, "pydocs", "ada", "worse", "")
+    assert champion() == "2"
+    answers["1"] = good
+    monkeypatch.setattr(smoke, "can_run", lambda: False)
+    assert "rolled back from version 2 to 1" in release.roll_back(settings, "pydocs", "ada", "worse", "")
+    assert champion() == "1"
+
+
+@pytest.mark.usefixtures("answers")
+def test_a_record_counts_for_its_own_artefact_only(
+    settings: Settings, versions: list[VersionInfo], store: Store
+) -> None:
+    record(settings, "1")
+    store.write("smoke/pydocs/2/record.json", store.read("smoke/pydocs/1/record.json"))
+    with pytest.raises(DataInvalid, match="somebody changed one of the two"):
+        decide(settings, "2")
+    store.write("smoke/pydocs/3/record.json", b"{}")
+    with pytest.raises(DataInvalid, match="no record of a smoke test"):
+        decide(settings, "3")
+    assert smoke.read_record(store, versions[0]) is not None
+
+
+@pytest.mark.usefixtures("answers")
+def test_the_exports_that_a_recipe_asks_for_are_made_after_the_promotion(
+    settings: Settings,
+    versions: list[VersionInfo],
+    store: Store,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = {"release": {"export": ["huggingface", "gguf"]}}
+    store.write("runs/run-1/plan.json", json.dumps(plan).encode())
+    monkeypatch.setenv("PERENNIAL_EXPORTS", str(tmp_path / "exports"))
+    monkeypatch.setenv("PATH", "")
+    made: list[str] = []
+
+    def export_version(*arguments: Any) -> str:
+        made.append(arguments[3])
+        if arguments[3] == "gguf":
+            raise ConfigInvalid("no converter")
+        return f"exported to {arguments[4]}"
+
+    monkeypatch.setattr(handover, "export_version", export_version)
+    said = decide(settings, "1")
+    assert champion() == "1"
+    assert f"exported to {tmp_path}/exports/pydocs/1/huggingface" in said
+    assert "WARNING: no export to gguf: no converter" in said
+    assert made == ["huggingface", "gguf"]
+    assert versions
+
+
+@pytest.mark.usefixtures("versions", "answers")
+def test_options_of_the_command_that_mean_nothing_are_refused(settings: Settings) -> None:
+    def ask(**given: Any) -> None:
+        named = {"record": False, "prompt": None, "tokens": None, "chat": False, **given}
+        handover.smoke_version(settings, "pydocs", "1", **named)
+
+    for given in ({"prompt": "x"}, {"record": True, "tokens": 3}, {"record": True, "prompt": ""}):
+        with pytest.raises(ConfigInvalid, match="--prompt"):
+            ask(**given)
+    with pytest.raises(ConfigInvalid, match="has no recorded smoke test"):
+        ask()
+
+
+def test_a_real_model_answers_alike_each_time_and_other_weights_do_not(
+    tiny_model_dir: Path, tiny_model_like: Any
+) -> None:
+    first = smoke.answer(tiny_model_dir, ASKED)
+    assert len(first.tokens) == 4
+    assert difference(first, smoke.answer(tiny_model_dir, ASKED)) == ""
+    assert all(margin >= 0 for margin in first.margins)
+    assert difference(first, smoke.answer(tiny_model_like(seed=5), ASKED)) != ""
+    chat = smoke.answer(tiny_model_dir, ASKED.model_copy(update={"chat": True}))
+    assert chat.tokens != first.tokens
