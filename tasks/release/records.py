@@ -76,6 +76,7 @@ class ReleaseRules(Facts):
     candidate: str
     report: str
     approval: Literal["human", "none"] = "human"
+    approvals: Literal[1, 2] = 1
     gates: list[Gate] = Field(default_factory=list)
     correction: Literal["bonferroni", "none"] = "bonferroni"
     prices: dict[str, float] = Field(default_factory=dict)

@@ -16,6 +16,7 @@ from tasks.artefacts import Store, fetch, problems
 from tasks.recipe.failures import DataInvalid, Infrastructure
 from tasks.recipe.fingerprints import canonical
 from tasks.release import signature
+from tasks.release.approvals import APPROVALS
 from tasks.release.card import card
 from tasks.release.costs import known_figures
 from tasks.release.gates import failure, judge, stopped
@@ -250,6 +251,7 @@ def _register(
         "perennial.version_reason": change,
         "perennial.lineage": json.dumps(lineage_tag, sort_keys=True),
         "perennial.license": plan.stated("license"),
+        APPROVALS: str(plan.release.approvals) if plan.release.approvals > 1 else "",
         "perennial.uris": _pins(plan.uris),
         "perennial.bindings": _pins(plan.bindings),
         **{f"perennial.data.{name}": data.digest for name, data in plan.data.items()},
