@@ -185,7 +185,7 @@ def _budget(store: Store, run: str, plan: dict[str, Any], done: set[str]) -> Ite
 
 def _disks(settings: Settings, store: Store, limits: Limits) -> Iterator[Finding]:
     """Disks with too little room, each once."""
-    places = {"scratch": settings.home, "the store": store.local_path("")}
+    places = {"scratch": settings.home, "the store": store.local_path("runs")}
     seen: set[int] = set()
     for name, place in places.items():
         if place is None:
