@@ -17,7 +17,7 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.testclient import TestClient
 from runtimes.failures import CommandFailed
 
-from tests.unit.dags.test_pages import FACTS
+from tests.page_facts import FACTS
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = "/perennial/models/pydocs"
