@@ -11,7 +11,7 @@ from typing import Any
 from airflow.sdk import DAG, Param
 from runtimes.process import ProcessOperator, answer
 from shared.approval import SECOND, TASK, promotion, question, report_link, second_body, second_question
-from shared.form import MODEL, VERSION
+from shared.form import MODEL, OPTIONAL, VERSION
 from shared.notify import Notice
 
 
@@ -33,6 +33,13 @@ def target(context: Any) -> list[str]:
     return [f"--model={params['model']}", f"--version={params['version']}"]
 
 
+def commands(context: Any) -> list[list[str]]:
+    """Promote or reject, as was answered; over a champion that it was not judged against only if told so."""
+    (command,) = promotion((TASK, SECOND), target)(context)
+    over = context["params"]["over"]
+    return [[*command, f"--over={over}"] if over and command[0] == "promote" else [*command]]
+
+
 def _evidence(model: str, version: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(
         answer("summary", f"--model={model}", f"--version={version}", "--json")
@@ -52,6 +59,13 @@ with DAG(
     params={
         "model": Param(type="string", **MODEL),
         "version": Param("candidate", type="string", **VERSION),
+        "over": Param(
+            None,
+            type=list(OPTIONAL),
+            title="Although champion is",
+            description="Fill in the champion's version number where the version was judged against another "
+            "one; without it such a promotion is refused.",
+        ),
         "reason": Param(None, type=["null", "string"], title="Reason", description="Kept in the ledger."),
     },
     user_defined_macros={
@@ -65,7 +79,7 @@ with DAG(
         >> second_question(f"{subject} (second person)", "{{ second(ti, params) }}", two)
         >> ProcessOperator(
             task_id="promote",
-            commands=promotion((TASK, SECOND), target),
+            commands=commands,
             skipped_after="reject",
             on_success_callback=Notice("promotion", "{{ params.model }} {{ params.version }}"),
             trigger_rule="none_failed",  # the second question is skipped where one approval is enough

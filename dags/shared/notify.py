@@ -50,16 +50,17 @@ ACTS = {
 """Event -> the headline."""
 
 REMEDIES = {
-    Failure.CONFIG_INVALID: "the recipe's author: the log names file, line and key",
-    Failure.DATA_INVALID: "the data's owner: the log names rule, count and keys",
-    Failure.OUT_OF_MEMORY: "the operator: one retry with a smaller micro-batch did not mend it",
-    Failure.PREEMPTED: "nobody, as a rule: it went on as long as retries allowed; run it again",
-    Failure.INFRASTRUCTURE: "the operator: store, MLflow, disk or network; the retries did not mend it",
-    Failure.DIVERGED: "the recipe's author: usually the learning rate",
-    Failure.GATES_FAILED: "the recipe's author: the report says which gates, and by how much",
-    Failure.BUG: "us: report it with the log's last lines",
+    "CONFIG_INVALID": "the recipe's author: the log names file, line and key",
+    "DATA_INVALID": "the data's owner: the log names rule, count and keys",
+    "OUT_OF_MEMORY": "the operator: one retry with a smaller micro-batch did not mend it",
+    "PREEMPTED": "nobody, as a rule: it went on as long as retries allowed; run it again",
+    "INFRASTRUCTURE": "the operator: store, MLflow, disk or network; the retries did not mend it",
+    "DIVERGED": "the recipe's author: usually the learning rate",
+    "GATES_FAILED": "the recipe's author: the report says which gates, and by how much",
+    "OVER_BUDGET": "whoever pays: all is kept; raise the run's budget and start its step again",
+    "BUG": "us: report it with the log's last lines",
 }
-"""Class of failure -> who acts."""
+"""Name of a class of failure -> who acts."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +186,7 @@ def message(event: str, context: Any, words: str = "") -> Message:
         failure = getattr(error, "failure", None)
         if isinstance(failure, Failure):
             name = f"failure.{failure.name.lower()}"
-            lines += [failure.name.lower().replace("_", " "), f"who acts: {REMEDIES[failure]}"]
+            lines += [failure.name.lower().replace("_", " "), f"who acts: {REMEDIES[failure.name]}"]
         lines.append(str(error or "no reason is known: the worker itself was lost")[:2000])
     if event == "watchdog":
         lines += str(context.get("exception") or "").splitlines()

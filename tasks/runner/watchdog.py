@@ -141,10 +141,12 @@ def _runs(store: Store, limits: Limits, now: datetime) -> Iterator[Finding]:
         if age > FORGOTTEN:
             continue
         plan = json.loads(store.read(f"runs/{run}/plan.json"))
-        done = {name.removeprefix("steps/").removesuffix(".json") for name in names if "steps/" in name}
+        done = {
+            name.removeprefix("steps/").removesuffix(".json") for name in names if name.startswith("steps/")
+        }
         if not plan.get("release") and done >= {step["name"] for step in plan["steps"]}:
             continue
-        yield from _budget(store, run, plan, done)
+        yield from _budget(store, run, plan, stats, done)
         failed = any(
             stat.key.startswith(f"runs/{run}/failures/") and not _newer(stats, stat) for stat in stats
         )
@@ -164,22 +166,27 @@ def _newer(stats: list[Stat], failure: Stat) -> bool:
     return any(stat.modified > failure.modified and "/logs/" not in stat.key for stat in stats)
 
 
-def _budget(store: Store, run: str, plan: dict[str, Any], done: set[str]) -> Iterator[Finding]:
-    """A run that has used up most of its recipe's `release.budget.device_hours`."""
-    limit = ((plan.get("release") or {}).get("budget") or {}).get("device_hours")
+def _budget(
+    store: Store, run: str, plan: dict[str, Any], stats: list[Stat], done: set[str]
+) -> Iterator[Finding]:
+    """A run that has used up most of its budget's device hours: the plan's, or what it was raised to."""
+    raised = [stat.key for stat in stats if stat.key.startswith(f"runs/{run}/budget/")]
+    words = json.loads(store.read(raised[-1])) if raised else plan.get("budget") or {}
+    limit = words.get("device_hours")
     if not limit:
         return
-    seconds = 0.0
-    for step in sorted(done):
-        record = json.loads(store.read(f"runs/{run}/steps/{step}.json"))
-        seconds += 0.0 if record.get("cached") else float(record.get("device_seconds") or 0.0)
+    spending = [stat.key for stat in stats if stat.key.startswith(f"runs/{run}/spending/")]
+    seconds = sum(json.loads(store.read(key))["spent"]["device_seconds"] for key in spending)
+    if not spending:
+        records = [json.loads(store.read(f"runs/{run}/steps/{step}.json")) for step in sorted(done)]
+        seconds = sum(each.get("device_seconds") or 0.0 for each in records if not each.get("cached"))
     spent = seconds / 3600
     if spent >= NEAR * limit:
         yield Finding(
             "budget",
             run,
             f"has used {spent:.2f} of {limit:g} device hours",
-            "it stops at the limit with everything kept; raise release.budget to let it go on",
+            "it stops at the limit with everything kept; give it another budget to let it go on",
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -54,17 +54,18 @@ class Desk:
 
 
 @contextmanager
-def started(folder: Path, command: str | None) -> Iterator[Desk]:
+def started(folder: Path, command: str | None, recipes: Mapping[str, str] | None = None) -> Iterator[Desk]:
     """MLflow and Airflow on free ports with the recipe `tiny`; `command` runs in the place of `perennial`.
 
-    Beside it there is `tiny-two`, which two people have to approve, and a second user, ben.
+    Beside it there is `tiny-two`, which two people have to approve, and a second user, ben. `recipes` are
+    others in their place: file name -> text.
     """
     (folder / "recipes").mkdir()
     text = (ROOT / "tests" / "recipes" / "tiny.yaml").read_text()
-    (folder / "recipes" / "tiny.yaml").write_text(text)
     two = text.replace("recipe: tiny", "recipe: tiny-two").replace("model: tiny", "model: tiny-two", 1)
     two = two.replace("approval: human", "approval: human\n  approvals: 2")
-    (folder / "recipes" / "tiny-two.yaml").write_text(two)
+    for name, content in (recipes or {"tiny.yaml": text, "tiny-two.yaml": two}).items():
+        (folder / "recipes" / name).write_text(content)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PERENNIAL_HOME", str(folder / "home"))
         patch.setenv("PERENNIAL_STORE", f"file://{folder}/store")

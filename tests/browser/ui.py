@@ -77,3 +77,12 @@ def log_in(desk: Desk, page: Page, user: str) -> None:
     page.fill("input[name=password]", passwords[user])
     page.click("button[type=submit]")
     page.get_by_role("link", name="Dags").first.wait_for()
+
+
+def new_data(desk: Desk, asset: str, date: str) -> None:
+    """Tell Airflow that an asset has news, as a DAG that watches it does."""
+    found = eventually(
+        lambda: desk.api._ask("GET", "/api/v2/assets", params={"name_pattern": asset})["assets"],
+        f"Airflow knows the asset {asset}",
+    )
+    desk.api._ask("POST", "/api/v2/assets/events", {"asset_id": found[0]["id"], "extra": {"date": date}})

@@ -79,9 +79,11 @@ REPORT_POLICY = (
 
 ACTIONS = {
     "register": "registered",
+    "approve": "approved",
     "promote": "promoted",
     "reject": "rejected",
     "rollback": "rolled back to",
+    "delete": "deleted",
 }
 HISTORY = 100
 """Lines of the ledger that are shown; `perennial history` has them all."""

@@ -82,7 +82,7 @@ def test_a_wrong_setting_is_told_when_the_dags_load(
 
 
 def test_every_class_of_failure_has_somebody_who_acts() -> None:
-    assert set(REMEDIES) == set(Failure)
+    assert {failure.name for failure in Failure} <= set(REMEDIES)
     assert len(CLASSES) == len(Failure)
 
 
