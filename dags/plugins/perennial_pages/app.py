@@ -142,10 +142,9 @@ async def _form(request: Request) -> dict[str, str]:
 def _require_own_page(request: Request) -> None:
     """Refuse a form that another site sent, as far as the browser says so."""
     origin = request.headers.get("origin")
-    site = request.headers.get("sec-fetch-site", "same-origin")
-    if site not in ("same-origin", "none") or (
-        origin and origin != "null" and urlsplit(origin).netloc != request.headers.get("host")
-    ):
+    own = {request.headers.get("host"), urlsplit(conf.get("api", "base_url", fallback="") or "").netloc}
+    foreign = origin is not None and urlsplit(origin).netloc not in own - {"", None}
+    if foreign or request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         raise HTTPException(403, "this form was sent by another site")
 
 

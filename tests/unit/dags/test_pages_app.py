@@ -105,7 +105,8 @@ def test_a_page_is_shown_under_a_strict_policy(client: TestClient) -> None:
 
 def test_a_rollback_is_started_as_the_user(client: TestClient, airflow: Airflow) -> None:
     given = {"reason": "wrong dates", "ticket": ticket(client, "rollback")}
-    answer = client.post(f"{PAGE}/rollback", data=given)
+    headers = {"Origin": "http://testserver", "Sec-Fetch-Site": "same-origin"}
+    answer = client.post(f"{PAGE}/rollback", data=given, headers=headers)
     assert answer.status_code == 303
     assert airflow.started == [
         (
@@ -132,6 +133,7 @@ def test_a_promotion_leads_to_the_approval(client: TestClient, airflow: Airflow)
         ({"ticket": "1.0"}, {}, 403),
         ({"reason": " "}, {}, 400),
         ({}, {"Origin": "https://elsewhere.example"}, 403),
+        ({}, {"Origin": "null"}, 403),
         ({}, {"Sec-Fetch-Site": "cross-site"}, 403),
         ({"reason": "x" * 30_000}, {}, 413),
     ],
