@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 from urllib.parse import urlparse
 
 from airflow.configuration import conf
@@ -37,8 +37,14 @@ class PerennialPlugin(AirflowPlugin):
     """Adds the pages and their entry in Airflow's menu."""
 
     name = "perennial"
-    fastapi_apps: ClassVar[list[Any]] = [{"app": pages, "url_prefix": PREFIX, "name": "Perennial"}]
-    external_views: ClassVar[list[Any]] = [
+    fastapi_apps: list[Any] = [
+        {  # noqa: RUF012 - as Airflow declares it
+            "app": pages,
+            "url_prefix": PREFIX,
+            "name": "Perennial",
+        }
+    ]
+    external_views: list[Any] = [  # noqa: RUF012
         {
             "name": "Models",
             "href": f"{urlparse(conf.get('api', 'base_url', fallback='') or '').path.rstrip('/')}{PREFIX}/",

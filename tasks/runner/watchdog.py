@@ -22,7 +22,7 @@ from tasks.release import signature
 from tasks.runner.settings import Settings
 from tasks.tracking import ledger, registry
 
-FORGOTTEN = timedelta(days=14)
+FORGOTTEN = timedelta(days=3)
 """A run untouched for longer was given up, and is news no more."""
 
 NEAR = 0.8
