@@ -33,23 +33,21 @@ async def pages(scope: Scope, receive: Receive, send: Send) -> None:
     await app({**scope, "perennial.airflow": scope["app"]}, receive, send)
 
 
+APPS: list[Any] = [{"app": pages, "url_prefix": PREFIX, "name": "Perennial"}]
+VIEWS: list[Any] = [
+    {
+        "name": "Models",
+        "href": f"{urlparse(conf.get('api', 'base_url', fallback='') or '').path.rstrip('/')}{PREFIX}/",
+        "destination": "nav",
+        "category": "browse",
+        "url_route": "models",
+    }
+]
+
+
 class PerennialPlugin(AirflowPlugin):
     """Adds the pages and their entry in Airflow's menu."""
 
     name = "perennial"
-    fastapi_apps: list[Any] = [
-        {  # noqa: RUF012 - as Airflow declares it
-            "app": pages,
-            "url_prefix": PREFIX,
-            "name": "Perennial",
-        }
-    ]
-    external_views: list[Any] = [  # noqa: RUF012
-        {
-            "name": "Models",
-            "href": f"{urlparse(conf.get('api', 'base_url', fallback='') or '').path.rstrip('/')}{PREFIX}/",
-            "destination": "nav",
-            "category": "browse",
-            "url_route": "models",
-        }
-    ]
+    fastapi_apps = APPS
+    external_views = VIEWS
