@@ -56,7 +56,7 @@ def updates(tmp_path_factory: pytest.TempPathFactory, place: Path) -> Iterator[D
     text = text.replace(
         '{uri: "pydocs://language-reference", split:', f'{{uri: "file://{place}", kind: documents, split:'
     )
-    text = text.replace("tags: [test]", "tags: [test]\nschedule: {on: [corpus/updates]}")
+    text = text.replace("tags: [test]", "tags: [test]\nschedule: {on: [news/updates]}")
     with started(tmp_path_factory.mktemp("updates"), None, {"updates.yaml": text}) as desk:
         for dag in (DAG, "rollback", "promote"):
             eventually(lambda dag=dag: desk.api.dag(dag), f"Airflow lists {dag}")
@@ -74,7 +74,7 @@ def arrives(desk: Desk, place: Path, date: str, lines: list[str]) -> str:
     """A month's file arrives and Airflow is told; the run that this starts, at its approval."""
     before = set(desk.api.active_runs(DAG))
     (place / f"{date}.jsonl").write_text("".join(lines))
-    new_data(desk, "corpus/updates", date)
+    new_data(desk, "news/updates", date)
     run: str = eventually(lambda: set(desk.api.active_runs(DAG)) - before, f"{date} starts a run").pop()
     awaits(desk, DAG, run)
     return run
