@@ -26,7 +26,7 @@ def mail_server() -> Iterator[tuple[int, list[EmailMessage]]]:
                     data = b""
                     while (line := self.rfile.readline()) not in (b".\r\n", b""):
                         data += line.removeprefix(b".") if line.startswith(b"..") else line
-                    mails.append(message_from_bytes(data, policy=policy.default))  # type: ignore[arg-type]
+                    mails.append(message_from_bytes(data, policy=policy.default))
                     self.say("250 kept")
                 elif word == b"QUIT":
                     self.say("221 bye")
