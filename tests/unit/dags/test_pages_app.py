@@ -56,7 +56,9 @@ def airflow(monkeypatch: pytest.MonkeyPatch) -> Airflow:
 
 @pytest.fixture
 def client(airflow: Airflow, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    from airflow.api_fastapi.core_api.security import get_user
     from perennial_pages import app as pages
+    from perennial_facts import facts
     from perennial_plugin import pages as mounted
 
     whole = FastAPI()
@@ -79,11 +81,11 @@ def client(airflow: Airflow, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestCl
         return SimpleNamespace(get_id=lambda: airflow.user)
 
     whole.mount("/perennial", mounted)
-    monkeypatch.setitem(pages.app.dependency_overrides, pages.get_user, user)
+    monkeypatch.setitem(pages.app.dependency_overrides, get_user, user)
     monkeypatch.setattr(pages, "get_auth_manager", lambda: airflow)
     monkeypatch.setattr(pages, "_secret", lambda: "secret")
-    monkeypatch.setattr(pages.facts, "ask", airflow.answer)
-    pages.facts.drop()
+    monkeypatch.setattr(facts, "ask", airflow.answer)
+    facts.drop()
     with TestClient(whole, base_url="http://testserver", follow_redirects=False) as client:
         client.cookies.set("_token", "ada's session")
         yield client

@@ -79,7 +79,11 @@ def test_a_decision_that_nobody_takes(released: Settings, make_run: Callable[...
 
 def write_run(store: Store, run: str, hours: float, **files: Any) -> None:
     """A run whose files are so old; its plan has the steps a and b."""
-    plan = {"steps": [{"name": "a"}, {"name": "b"}], "release": {"candidate": "b"}, "budget": {"device_hours": 2.0}}
+    plan = {
+        "steps": [{"name": "a"}, {"name": "b"}],
+        "release": {"candidate": "b"},
+        "budget": {"device_hours": 2.0},
+    }
     for number, (name, content) in enumerate({"plan": plan, **files}.items()):
         key = f"runs/{run}/{name.replace('__', '/')}.json"
         store.write(key, json.dumps(content).encode())
