@@ -21,14 +21,14 @@ from tasks.recipe.run_names import run_name
 
 COMMON = ("reason", "refresh", "overrides", "from_run", "from_step")
 
-MODEL = {
+MODEL: dict[str, Any] = {
     "pattern": "^[^-/:\\s][^/:\\s]*$",  # it is an argument of a command, never one of its options
     "title": "Model",
     "description": "Name of the registered model.",
 }
 """The field for a registered model."""
 
-VERSION = {
+VERSION: dict[str, Any] = {
     "pattern": "^[A-Za-z0-9][A-Za-z0-9_-]*$",
     "title": "Version",
     "description": "A version's number, or an alias: champion, candidate, previous.",

@@ -9,7 +9,7 @@ import pytest
 from playwright.sync_api import FrameLocator, Page, expect
 
 from tasks.local.places import USER
-from tests.browser.ui import awaits, decide, ended, eventually, log_in, open_form, submit
+from tests.browser.ui import awaits, decide, ended, eventually, log_in, open_form, submit, unpaused
 from tests.page_facts import FACTS
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ def told(desk: Desk, page: Page) -> None:
     listed = {"model": "tiny", "champion": "2", "candidate": "3", "previous": "1"}
     (desk.store / "page.json").write_text(json.dumps(facts | {"models": [listed]}))
     for dag in ("promote", "rollback"):
-        eventually(lambda dag=dag: desk.api.dag(dag), f"Airflow lists {dag}")
-        desk.api.set_paused(dag, False)
+        unpaused(desk, dag)
 
 
 def model_page(desk: Desk, page: Page) -> FrameLocator:

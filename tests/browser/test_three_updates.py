@@ -21,7 +21,7 @@ from tasks.local.places import ROOT, USER, environment
 from tasks.sources import materialise
 from tasks.tracking import ledger
 from tests.browser.conftest import logged_in, started
-from tests.browser.ui import awaits, decide, ended, eventually, new_data
+from tests.browser.ui import awaits, decide, ended, eventually, new_data, unpaused
 
 if TYPE_CHECKING:
     from tests.browser.conftest import Desk
@@ -59,8 +59,7 @@ def updates(tmp_path_factory: pytest.TempPathFactory, place: Path) -> Iterator[D
     text = text.replace("tags: [test]", "tags: [test]\nschedule: {on: [news/updates]}")
     with started(tmp_path_factory.mktemp("updates"), None, {"updates.yaml": text}) as desk:
         for dag in (DAG, "rollback", "promote"):
-            eventually(lambda dag=dag: desk.api.dag(dag), f"Airflow lists {dag}")
-            desk.api.set_paused(dag, False)
+            unpaused(desk, dag)
         yield desk
 
 
@@ -130,8 +129,8 @@ def test_three_updates_one_taken_back_and_one_rejected(
     decide(desk, page, DAG, run, "Reject", "the same wrong dates")
     assert ended(desk, DAG, run) == "success"
 
-    lines = ledger.history(open_store(f"file://{desk.store}"), "updates")
-    decisions = [(line.action, line.to_version, line.actor, line.reason) for line in lines]
+    recorded = ledger.history(open_store(f"file://{desk.store}"), "updates")
+    decisions = [(line.action, line.to_version, line.actor, line.reason) for line in recorded]
     assert [each for each in decisions if each[0] != "register"] == [
         ("promote", "1", USER, "the news of 2026-01"),
         ("promote", "2", USER, "the news of 2026-02"),

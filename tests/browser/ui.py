@@ -26,9 +26,14 @@ def eventually(look: Callable[[], Any], what: str, seconds: float = 600.0) -> An
     raise AssertionError(f"{what}: not within {seconds:.0f} s")
 
 
-def open_form(desk: Desk, page: Page, dag: str) -> None:
+def unpaused(desk: Desk, dag: str) -> None:
+    """Wait until Airflow knows a DAG, and let it run."""
     eventually(lambda: desk.api.dag(dag), f"Airflow lists {dag}")
     desk.api.set_paused(dag, False)
+
+
+def open_form(desk: Desk, page: Page, dag: str) -> None:
+    unpaused(desk, dag)
     page.goto(f"{desk.places.airflow}/dags/{dag}")
     page.get_by_test_id("trigger-dag-button").click()
     page.get_by_test_id("trigger-dag-submit").wait_for()
