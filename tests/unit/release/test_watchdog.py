@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from tasks.artefacts import Store
-from tasks.runner import watchdog
 from tasks.runner.release import decide
 from tasks.runner.settings import Settings, settings
 from tasks.runner.watchdog import Finding, Limits, look
@@ -120,7 +119,7 @@ def test_a_run_near_its_budget(released: Settings, store: Store) -> None:
 
 def test_a_disk_that_fills_up(released: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(watchdog.shutil, "disk_usage", lambda _: usage._replace(free=4_000_000_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=4_000_000_000))
     (found,) = look(released, Limits())
     assert found.check == "disk"
     assert "4.0 GB left" in found.words
