@@ -6,6 +6,8 @@ from typing import Any
 
 from airflow.sdk import DAG, Param
 from runtimes.process import ProcessOperator
+from shared.form import MODEL
+from shared.notify import Notice
 
 from tasks.recipe.models import NOBODY
 from tasks.recipe.run_names import run_name
@@ -27,14 +29,9 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     tags=["release"],
-    default_args={"owner": "perennial"},
+    default_args={"owner": "perennial", "on_failure_callback": Notice("failure")},
     params={
-        "model": Param(
-            type="string",
-            pattern="^[^-/:\\s][^/:\\s]*$",  # it is an argument of a command, never one of its options
-            title="Model",
-            description="Name of the registered model.",
-        ),
+        "model": Param(type="string", **MODEL),
         "reason": Param(
             type="string",
             minLength=1,
@@ -46,5 +43,6 @@ with DAG(
     ProcessOperator(
         task_id="rollback",
         commands=commands,
+        on_success_callback=Notice("rollback", "{{ params.model }}"),
         doc_md="Exchanges the aliases `champion` and `previous` and writes the ledger.",
     )

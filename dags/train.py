@@ -12,9 +12,10 @@ from airflow.sdk import DAG, Asset, AssetAny, AssetOrTimeSchedule, CronTriggerTi
 from runtimes.process import Commands, ProcessOperator, answer, plan_of
 from runtimes.steps import StepTask
 from runtimes.table import make_step
-from shared.approval import promotion, question
+from shared.approval import SECOND, TASK, promotion, question, report_link, second_body, second_question
 from shared.documentation import dag_text, step_text
 from shared.form import arguments, form
+from shared.notify import Notice, deadline
 from shared.recipes import Found, folder, needs, read
 
 from tasks.recipe.models import Recipe, Schedule
@@ -43,10 +44,12 @@ def build(found: Found) -> DAG:
         catchup=False,
         max_active_runs=1,
         tags=sorted({"train", recipe.model, *recipe.tags}),
-        default_args={"owner": recipe.owner or "perennial"},
+        default_args={"owner": recipe.owner or "perennial", "on_failure_callback": Notice("failure")},
         params=form(found),
+        deadline=deadline(),
         user_defined_macros={
-            "summary": lambda run_id: answer("summary", "--plan", plan_of(recipe.recipe, run_id))
+            "summary": lambda run_id: summary(recipe, run_id),
+            "second": lambda ti: second_body(ti, lambda: summary(recipe, ti.run_id)),
         },
     ) as dag:
         plan = ProcessOperator(
@@ -82,7 +85,10 @@ def build(found: Found) -> DAG:
 
 def release_tasks(recipe: Recipe) -> Sequence[Any]:
     """What follows the steps: register, approve where a person decides, promote."""
-    asked = recipe.release is not None and recipe.release.approval == "human"
+    release = recipe.release
+    human = release is not None and release.approval == "human"
+    twice = release is not None and release.approvals > 1
+    asked = (*((TASK,) if human else ()), *((SECOND,) if twice else ()))
     register = ProcessOperator(
         task_id="register",
         commands=plan_command(recipe, "register"),
@@ -93,12 +99,25 @@ def release_tasks(recipe: Recipe) -> Sequence[Any]:
         task_id="promote",
         commands=promotion(asked, lambda context: ["--plan", plan_of(recipe.recipe, context["run_id"])]),
         skipped_after="reject",
+        on_success_callback=Notice("promotion"),
+        # After a first answer that was a rejection the second question is skipped, and this task records it.
+        trigger_rule="none_failed" if twice else "all_success",
         doc_md="Moves the aliases `champion` and `previous` and writes the ledger, or records the rejection.",
     )
     if not asked:
         return [register, promote]
     subject = f"Promote the candidate of {recipe.model} (recipe {recipe.recipe})?"
-    return [register, question(subject, "{{ summary(run_id) }}"), promote]
+    first = question(subject, "{{ summary(run_id) }}")
+    if not twice:
+        return [register, first, promote]
+    second = second_question(f"{subject} (second person)", "{{ second(ti) }}", lambda _: True)
+    return [register, first, second, promote]
+
+
+def summary(recipe: Recipe, run_id: str) -> str:
+    """What the approval shows: the evidence in short, and where all of it is."""
+    link = report_link(f"runs/{run_name(recipe.recipe, run_id)}/report")
+    return link + answer("summary", "--plan", plan_of(recipe.recipe, run_id))
 
 
 def plan_commands(found: Found) -> Commands:

@@ -50,6 +50,7 @@ ENV PATH=/opt/venv/bin:${PATH} \
     HOME=/home/perennial \
     AIRFLOW_HOME=/scratch/airflow \
     AIRFLOW__CORE__DAGS_FOLDER=/opt/perennial/dags \
+    AIRFLOW__CORE__PLUGINS_FOLDER=/opt/perennial/dags/plugins \
     AIRFLOW__CORE__LOAD_EXAMPLES=False \
     AIRFLOW__LOGGING__BASE_LOG_FOLDER=/logs \
     PERENNIAL_HOME=/scratch \

@@ -25,6 +25,7 @@ from tasks.runner.settings import settings
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
 SIZE: ViewportSize = {"width": 1800, "height": 620}
 REPORT: ViewportSize = {"width": 1280, "height": 1240}
+MODEL: ViewportSize = {"width": 1500, "height": 1500}
 SETTLE_MS = 3000
 """Milliseconds for a page's drawing to come to rest after it has its data."""
 
@@ -54,6 +55,9 @@ def main() -> int:
             page.set_default_timeout(60_000)
             airflow_run(page, places, dag, run)
             page.screenshot(path=options.to / "airflow-run.png")
+            model_page(page, places, options.recipe)
+            page.screenshot(path=options.to / "model-page.png")
+            page.set_viewport_size(SIZE)
             mlflow_model(page, places, options.recipe)
             page.screenshot(path=options.to / "mlflow-registry.png")
             report(page, settings().store, run_name(options.recipe, run))
@@ -62,7 +66,7 @@ def main() -> int:
     finally:
         if started:
             services.stop(places.home)
-    for name in ("airflow-run.png", "mlflow-registry.png", "report.png"):
+    for name in ("airflow-run.png", "model-page.png", "mlflow-registry.png", "report.png"):
         print(options.to / name)
     return 0
 
@@ -81,6 +85,14 @@ def airflow_run(page: Page, places: Places, dag: str, run: str) -> None:
     page.get_by_label("Collapse Details Panel").click()
     page.wait_for_timeout(SETTLE_MS)
     page.locator(".react-flow__controls-fitview").click()
+    page.wait_for_timeout(SETTLE_MS)
+
+
+def model_page(page: Page, places: Places, model: str) -> None:
+    """Open the page of a model inside Airflow, of which one is logged in."""
+    page.set_viewport_size(MODEL)
+    page.goto(f"{places.airflow}/plugin/models/perennial/models/{model}")
+    page.frame_locator("iframe").get_by_role("heading", name="History").wait_for()
     page.wait_for_timeout(SETTLE_MS)
 
 

@@ -58,10 +58,10 @@ def _check(options: argparse.Namespace, _: Settings) -> int:
 
 def _plan(options: argparse.Namespace, places: Settings) -> int:
     from tasks.artefacts import open_store
-    from tasks.runner.planner import freeze, link_all, preview, write_plan
+    from tasks.runner.planner import link_all, preview, write_plan
 
     run = options.run or new_run()
-    plan = freeze(options.recipe, places, run=run, overrides=options.set, refresh=options.refresh)
+    plan = _frozen(options, places, run)
     store = open_store(places.store)
     if options.freeze:
         uri = write_plan(plan, store)
@@ -71,6 +71,27 @@ def _plan(options: argparse.Namespace, places: Settings) -> int:
         return 0
     _print_preview(plan, preview(plan, store))
     return 0
+
+
+def _frozen(options: argparse.Namespace, places: Settings, run: str) -> Plan:
+    """The plan of a new run, or of an old one that is taken up again at a step."""
+    from tasks.recipe.failures import ConfigInvalid
+    from tasks.runner.again import freeze_again
+    from tasks.runner.planner import freeze
+
+    if bool(options.from_run) != bool(options.from_step):
+        raise ConfigInvalid("--from-run and --from-step belong together: which run, and from which step on")
+    if options.from_run:
+        return freeze_again(
+            options.recipe,
+            places,
+            run=run,
+            from_run=options.from_run,
+            from_step=options.from_step,
+            overrides=options.set,
+            refresh=options.refresh,
+        )
+    return freeze(options.recipe, places, run=run, overrides=options.set, refresh=options.refresh)
 
 
 def _unchanged(options: argparse.Namespace, _: Settings) -> int:
@@ -102,13 +123,11 @@ def _run(options: argparse.Namespace, places: Settings) -> int:
     from rich.console import Console
 
     from tasks.artefacts import open_store
-    from tasks.runner.planner import freeze, write_plan
+    from tasks.runner.planner import write_plan
     from tasks.runner.run import run_plan
 
     console = Console(soft_wrap=True)
-    plan = freeze(
-        options.recipe, places, run=options.run or new_run(), overrides=options.set, refresh=options.refresh
-    )
+    plan = _frozen(options, places, options.run or new_run())
     store = open_store(places.store)
     uri = write_plan(plan, store)
     console.print(f"run {plan.run}: {uri}", highlight=False)
@@ -154,7 +173,7 @@ def _decide(action: Literal["promote", "reject"], options: argparse.Namespace, p
         plan=options.plan,
         model=options.model,
         version=options.version,
-        by=options.by,
+        by=options.by or [os.environ.get("USER", "unknown")],
         reason=options.reason,
         over=options.over if action == "promote" else "",
     )
@@ -241,7 +260,8 @@ def _registry(options: argparse.Namespace, places: Settings) -> int:
 def _summary(options: argparse.Namespace, places: Settings) -> int:
     from tasks.runner.release import summary_of
 
-    print(summary_of(places, options.plan, options.model, options.version))
+    found = summary_of(places, options.plan, options.model, options.version)
+    print(json.dumps(found) if options.json else found["markdown"])
     return 0
 
 
@@ -280,6 +300,55 @@ def _deliver(_: argparse.Namespace, places: Settings) -> int:
 
     print(deliver(places))
     return 0
+
+
+def _evaluate(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.evaluate import evaluate_version, recipe_path, table
+
+    found = evaluate_version(
+        places,
+        options.model,
+        options.version,
+        recipe=recipe_path(options.recipe),
+        suite=options.suite,
+        against=options.against,
+        run=options.run or new_run(),
+        overrides=options.set,
+    )
+    print(json.dumps(found) if options.json else f"{table(found)}\n\nreport {found['report']}")
+    return 0
+
+
+def _page(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.page import model_page, models_page
+
+    print(json.dumps(model_page(places, options.model) if options.model else models_page(places)))
+    return 0
+
+
+def _report(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.page import report_page
+
+    print(report_page(places, options.run).decode(), end="")
+    return 0
+
+
+def _watchdog(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.watchdog import Limits, as_json, look
+
+    limits = Limits(
+        stale=datetime.timedelta(hours=options.stale_hours),
+        approval=datetime.timedelta(hours=options.approval_hours),
+        free_bytes=int(options.free_gb * 1e9),
+    )
+    findings = look(places, limits)
+    if options.json:
+        print(as_json(findings))
+    else:
+        for each in findings:
+            print(f"{each.check}: {each.subject}: {each.words}\n    {each.remedy}")
+        print(f"{len(findings)} findings" if findings else "nothing to report")
+    return 1 if findings else 0
 
 
 def _gc(options: argparse.Namespace, places: Settings) -> int:
@@ -391,6 +460,8 @@ def _parser() -> argparse.ArgumentParser:
             "--refresh", action="append", default=[], metavar="STEP", help="run STEP although cached"
         )
         sub.add_argument("--run", metavar="ID", help="the run's id (default: made from the time)")
+        sub.add_argument("--from-run", metavar="ID", help="take up this run again ...")
+        sub.add_argument("--from-step", metavar="STEP", help="... from STEP on; what is before it is reused")
     for sub in (check, plan, run):
         sub.add_argument(
             "--set",
@@ -421,6 +492,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         add(name, function, text).add_argument("--plan", required=True, metavar="URI")
     summary = add("summary", _summary, "the evidence for a candidate, as the approval shows it")
+    summary.add_argument("--json", action="store_true", help="with the version and how many must approve")
     promote = add("promote", _promote, "make a version the champion; the ledger says who and why")
     reject = add("reject", _reject, "record that a candidate was not promoted")
     for sub in (summary, promote, reject):
@@ -446,7 +518,9 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (delete, card, show):
         sub.add_argument("model")
         sub.add_argument("version", help="its number or alias")
-    for sub in (promote, reject, rollback, sign, delete, card):
+    for sub in (promote, reject):
+        sub.add_argument("--by", action="append", help="who decides; once for each of two who approve")
+    for sub in (rollback, sign, delete, card):
         sub.add_argument("--by", default=os.environ.get("USER", "unknown"), help="who decides")
     for sub in (promote, reject, rollback, delete):
         sub.add_argument("--reason", default="", help="why, for the ledger")
@@ -485,6 +559,27 @@ def _parser() -> argparse.ArgumentParser:
     smoke.add_argument("--tokens", type=int, metavar="N", help="tokens of the answer (default 16)")
     smoke.add_argument("--chat", action="store_true", help="the prompt is a user's message")
     add("deliver", _deliver, "tell the webhook of what it was not told yet")
+    evaluate = add("evaluate", _evaluate, "measure a registered version on a suite; trains nothing")
+    evaluate.add_argument("model")
+    evaluate.add_argument("version", help="its number or alias")
+    evaluate.add_argument(
+        "--recipe", required=True, help="the recipe that has the suite: a file, or its name"
+    )
+    evaluate.add_argument("--suite", metavar="STEP", help="its evaluate step (default: that of its release)")
+    evaluate.add_argument("--against", metavar="VERSION", help="another version to compare with as the base")
+    evaluate.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="as for `plan`")
+    evaluate.add_argument("--run", metavar="ID", help="the run's id (default: made from the time)")
+    evaluate.add_argument("--json", action="store_true")
+    page = add("page", _page, "everything that the page of a model shows; JSON")
+    page.add_argument("model", nargs="?", help="all models, in short, where it is left out")
+    add("report", _report, "the report of a run, as HTML").add_argument("run")
+    watchdog = add("watchdog", _watchdog, "what nobody would notice by itself; exit 1 if there is anything")
+    watchdog.add_argument(
+        "--stale-hours", type=float, default=6.0, help="a run that wrote nothing for so long"
+    )
+    watchdog.add_argument("--approval-hours", type=float, default=24.0, help="a candidate that waits so long")
+    watchdog.add_argument("--free-gb", type=float, default=5.0, help="a disk with less than this")
+    watchdog.add_argument("--json", action="store_true")
     gc = add("gc", _gc, "say what no plan, version or ledger line refers to; remove it with --apply")
     gc.add_argument("--apply", action="store_true")
     gc.add_argument("--older-than", type=float, default=1.0, metavar="DAYS")

@@ -152,8 +152,12 @@ def environment() -> dict[str, str]:
     return kept | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
 
 
-def answer(*arguments: str) -> str:
+def answer(*arguments: str, codes: Sequence[int] = (0,)) -> str:
     """What a short `perennial` command prints (a summary for an approval).
+
+    Args:
+        arguments: Of the command.
+        codes: Exit codes with which it has answered.
 
     Raises:
         CommandFailed: It failed; its last words are part of the message.
@@ -167,6 +171,6 @@ def answer(*arguments: str) -> str:
         errors="replace",
         check=False,
     )
-    if done.returncode != 0:
+    if done.returncode not in codes:
         raise CommandFailed(f"perennial {arguments[0]}: {mask(done.stderr.strip()[-1000:])}", done.returncode)
     return done.stdout

@@ -17,8 +17,23 @@ from tasks.recipe.failures import ConfigInvalid
 from tasks.recipe.form import overrides_from_form
 from tasks.recipe.overrides import overrides_arguments, parse_overrides_text
 from tasks.recipe.problems import did_you_mean
+from tasks.recipe.run_names import run_name
 
-COMMON = ("reason", "refresh", "overrides")
+COMMON = ("reason", "refresh", "overrides", "from_run", "from_step")
+
+MODEL: dict[str, Any] = {
+    "pattern": "^[^-/:\\s][^/:\\s]*$",  # it is an argument of a command, never one of its options
+    "title": "Model",
+    "description": "Name of the registered model.",
+}
+"""The field for a registered model."""
+
+VERSION: dict[str, Any] = {
+    "pattern": "^[A-Za-z0-9][A-Za-z0-9_-]*$",
+    "title": "Version",
+    "description": "A version's number, or an alias: champion, candidate, previous.",
+}
+"""The field for one of its versions."""
 
 OPTIONAL = ("null", "string")
 """The type of a text that may be left out: Airflow's form counts an empty `string` as missing."""
@@ -52,6 +67,22 @@ def form(found: Found) -> dict[str, Param]:
         description="YAML, one change on each line, such as steps.merged.options.weight: 0.3",
         section="More",
     )
+    params["from_run"] = Param(
+        None,
+        type=list(OPTIONAL),
+        title="Take up again: run",
+        description="Id of an earlier run of this DAG. Its data, its options and the results before the step "
+        "below are reused, verified; the fields above are changes to it.",
+        section="More",
+    )
+    params["from_step"] = Param(
+        None,
+        type=list(OPTIONAL),
+        enum=[None, *steps],
+        title="Take up again: from step",
+        description="The first step to run again.",
+        section="More",
+    )
     return params
 
 
@@ -83,4 +114,20 @@ def arguments(params: Mapping[str, Any], conf: Mapping[str, Any], found: Found) 
         if key in chosen:
             raise ConfigInvalid(f"'{key}' is set twice, by its field and by the text; leave one of them out")
     settings = [f"--set={argument}" for argument in overrides_arguments(chosen | written)]
-    return [*settings, *(f"--refresh={name}" for name in again)]
+    return [*settings, *(f"--refresh={name}" for name in again), *_taken_up(params, found)]
+
+
+def _taken_up(params: Mapping[str, Any], found: Found) -> list[str]:
+    """The arguments that take up an earlier run again, none where the form names none."""
+    run, step = str(params.get("from_run") or "").strip(), str(params.get("from_step") or "")
+    if bool(run) != bool(step):
+        raise ConfigInvalid("to take up a run again, fill in both: which run, and from which step on")
+    if not run:
+        return []
+    if step not in found.recipe.steps:
+        raise ConfigInvalid(
+            f"cannot start from step '{step}'; {did_you_mean(step, list(found.recipe.steps))}"
+        )
+    prefix = f"{found.recipe.recipe}-"
+    name = run if run.startswith(prefix) else run_name(found.recipe.recipe, run)
+    return [f"--from-run={name}", f"--from-step={step}"]

@@ -92,12 +92,13 @@ def environment(places: Places) -> dict[str, str]:
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     airflow = {
         "CORE__DAGS_FOLDER": str(ROOT / "dags"),
+        "CORE__PLUGINS_FOLDER": str(ROOT / "dags" / "plugins"),
         "CORE__EXECUTOR": "LocalExecutor",
         "CORE__FERNET_KEY": kept["fernet_key"],
         "CORE__LOAD_EXAMPLES": "False",
         # Two steps at once at most: each is a training process with threads of its own.
         "CORE__PARALLELISM": "2",
-        "CORE__SIMPLE_AUTH_MANAGER_USERS": f"{USER}:admin",
+        "CORE__SIMPLE_AUTH_MANAGER_USERS": os.environ.get("PERENNIAL_USERS", f"{USER}:admin"),
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(places.airflow_home / "passwords.json"),
         "CORE__EXECUTION_API_SERVER_URL": f"{places.airflow}/execution/",
         "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{places.airflow_home}/airflow.db",

@@ -145,6 +145,7 @@ class Release(_Part):
         candidate: The step whose model is released.
         report: The step whose report is the evidence.
         approval: `human` waits for a person, `none` promotes once the gates pass.
+        approvals: How many different people must approve, 1 or 2.
         gates: The rules.
         gate_sets: Shipped sets of rules; in a plan they are written out among the gates.
         correction: `bonferroni` divides the error that each gate's confidence leaves by the number of gates
@@ -157,6 +158,7 @@ class Release(_Part):
     candidate: str
     report: str
     approval: Literal["human", "none"] = "human"
+    approvals: Literal[1, 2] = 1
     gates: list[Gate] = []
     gate_sets: GateSets = GateSets()
     correction: Literal["bonferroni", "none"] = "bonferroni"

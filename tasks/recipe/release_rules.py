@@ -32,6 +32,9 @@ def release_faults(
     release = recipe.release
     assert release is not None
     faults: list[Fault] = []
+    if release.approvals > 1 and release.approval == "none":
+        message = f"asks for {release.approvals} people, but 'approval: none' asks nobody"
+        faults.append((("release", "approvals"), message, "leave it out, or write approval: human"))
     for key, step, kind in (
         ("candidate", release.candidate, "model"),
         ("report", release.report, "report"),

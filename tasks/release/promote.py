@@ -13,6 +13,7 @@ from tasks.artefacts import Store
 from tasks.recipe.failures import ConfigInvalid, GatesFailed
 from tasks.recipe.models import NOBODY
 from tasks.release.aliases import reconcile as reconcile
+from tasks.release.approvals import required
 from tasks.release.audit import ledger_problems
 from tasks.release.checks import PROMOTION, ROLLBACK, Check
 from tasks.release.overtaken import judged_against, overtaken
@@ -89,7 +90,7 @@ def promote(
     judged = judged_against(store, wanted)
     for check in checks:
         check(store, wanted)
-    needed, people = int(wanted.tags.get("perennial.approvals") or 1), _people(actor)
+    needed, people = required(wanted.tags), _people(actor)
     repeated: list[ledger.Line] = []
 
     def make(lines: Sequence[ledger.Line]) -> ledger.Draft | None:

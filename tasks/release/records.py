@@ -86,10 +86,10 @@ class ReleaseRules(Facts):
     candidate: str
     report: str
     approval: Literal["human", "none"] = "human"
+    approvals: Literal[1, 2] = 1
     gates: list[Gate] = Field(default_factory=list)
     correction: Literal["bonferroni", "none"] = "bonferroni"
     prices: dict[str, float] = Field(default_factory=dict)
-    approvals: int = 1
 
 
 class PlannedStep(Facts):

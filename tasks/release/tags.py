@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tasks.recipe.fingerprints import canonical
+from tasks.release.approvals import APPROVALS
 from tasks.release.card import outside, stated_digest
 from tasks.release.gates import GateResult, Known
 from tasks.release.records import PARENTS, Pinned, PlanFacts, StepRecord, ancestors
@@ -77,7 +78,7 @@ def tags_of(origin: Origin) -> dict[str, str]:
         "perennial.code": hashlib.sha256(canonical(plan.code)).hexdigest(),
         "perennial.image": ", ".join(sorted({each.image for each in origin.made if each.image})) or PROCESS,
         "perennial.gates": json.dumps({gate.gate: gate.verdict for gate in origin.gates}),
-        "perennial.approvals": str(plan.release.approvals) if plan.release.approvals > 1 else "",
+        APPROVALS: str(plan.release.approvals) if plan.release.approvals > 1 else "",
         **{f"perennial.data.{name}": data.digest for name, data in plan.data.items()},
         **{f"perennial.step.{name}": record.main().digest for name, record in records.items()},
         **{

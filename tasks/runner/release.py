@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -12,9 +12,11 @@ from tasks.recipe.failures import ConfigInvalid, DataInvalid, GatesFailed
 from tasks.recipe.plan import Plan
 from tasks.release import promote as decisions
 from tasks.release import signature
+from tasks.release.approvals import actors, required
 from tasks.release.keys import key_id, public_text, signing_key
 from tasks.release.register import ReleaseRecord, register
 from tasks.runner import handover
+from tasks.runner.links import as_markdown, mlflow_links
 from tasks.runner.logbook import open_parent
 from tasks.runner.planner import run_of
 from tasks.runner.process import read_plan
@@ -58,16 +60,17 @@ def decide(
     plan: str | None,
     model: str | None,
     version: str | None,
-    by: str,
+    by: list[str],
     reason: str,
     over: str = "",
 ) -> str:
     """Promote or reject the candidate of a plan, or a version of a model; what was decided, in words."""
     store, name, number, run = _target(settings, plan, model, version)
+    actor = actors(by)
     if action == "reject":
-        return _told(name, decisions.reject(store, name, number, by, reason, run=run))
+        return _told(name, decisions.reject(store, name, number, actor, reason, run=run))
     handover.before(settings, store, name, number)
-    decision = decisions.promote(store, name, number, by, reason, run=run, over=over)
+    decision = decisions.promote(store, name, number, actor, reason, run=run, over=over)
     told = handover.after(settings, store, name, decision.line.to_version)
     return "\n".join(filter(None, (_told(name, decision), told)))
 
@@ -137,8 +140,10 @@ def own_key(settings: Settings) -> str:
     return f"{key_id(public)}\n{public_text(public)}".rstrip()
 
 
-def summary_of(settings: Settings, plan: str | None, model: str | None, version: str | None) -> str:
-    """The markdown summary that the approval shows."""
+def summary_of(
+    settings: Settings, plan: str | None, model: str | None, version: str | None
+) -> dict[str, Any]:
+    """What the approval shows: `markdown`, and for machines model, version, run and `approvals`."""
     if plan is not None:
         frozen, store = read_plan(plan)
         run = frozen.run
@@ -148,7 +153,17 @@ def summary_of(settings: Settings, plan: str | None, model: str | None, version:
     key = f"runs/{run}/summary.md"
     if not run or store.stat(key) is None:
         raise ConfigInvalid(f"there is no summary of run '{run}' in {store.uri}: it has registered nothing")
-    return store.read(key).decode()
+    record = ReleaseRecord.model_validate_json(store.read(f"runs/{run}/release.json"))
+    found = registry.find_version(record.model, record.version) if record.version else None
+    links = as_markdown(mlflow_links(settings, record))
+    return {
+        "model": record.model,
+        "version": record.version,
+        "semantic_version": record.semantic_version,
+        "run": run,
+        "approvals": required(found.tags) if found else 1,
+        "markdown": store.read(key).decode() + (f"\n{links}\n" if links else ""),
+    }
 
 
 def print_registry(settings: Settings, model: str) -> None:

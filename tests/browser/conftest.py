@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -17,8 +17,9 @@ from playwright.sync_api import Page, sync_playwright
 
 from tasks.local import services
 from tasks.local.airflow_api import AirflowApi
-from tasks.local.places import Places, login
+from tasks.local.places import USER, Places, login
 from tasks.runner.settings import settings
+from tests.browser.ui import log_in
 from tests.integration.airflow_runs import migrated_database
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,14 +54,23 @@ class Desk:
 
 
 @contextmanager
-def started(folder: Path, command: str | None) -> Iterator[Desk]:
-    """MLflow and Airflow on free ports with the recipe `tiny`; `command` runs in the place of `perennial`."""
+def started(folder: Path, command: str | None, recipes: Mapping[str, str] | None = None) -> Iterator[Desk]:
+    """MLflow and Airflow on free ports with the recipe `tiny`; `command` runs in the place of `perennial`.
+
+    Beside it there is `tiny-two`, which two people have to approve, and a second user, ben. `recipes` are
+    others in their place: file name -> text.
+    """
     (folder / "recipes").mkdir()
-    shutil.copy(ROOT / "tests" / "recipes" / "tiny.yaml", folder / "recipes")
+    text = (ROOT / "tests" / "recipes" / "tiny.yaml").read_text()
+    two = text.replace("recipe: tiny", "recipe: tiny-two").replace("model: tiny", "model: tiny-two", 1)
+    two = two.replace("approval: human", "approval: human\n  approvals: 2")
+    for name, content in (recipes or {"tiny.yaml": text, "tiny-two.yaml": two}).items():
+        (folder / "recipes" / name).write_text(content)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PERENNIAL_HOME", str(folder / "home"))
         patch.setenv("PERENNIAL_STORE", f"file://{folder}/store")
         patch.setenv("PERENNIAL_RECIPES", str(folder / "recipes"))
+        patch.setenv("PERENNIAL_USERS", "admin:admin,ben:admin")
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         if command is None:
             patch.delenv("PERENNIAL_COMMAND", raising=False)
@@ -74,19 +84,14 @@ def started(folder: Path, command: str | None) -> Iterator[Desk]:
 
 
 @contextmanager
-def logged_in(desk: Desk) -> Iterator[Page]:
-    """A page of Chromium, logged in as the user `up` prints."""
+def logged_in(desk: Desk, user: str = USER) -> Iterator[Page]:
+    """A page of Chromium, logged in as the user `up` prints, or another."""
     assert CHROMIUM is not None
-    user, password = login(desk.places.home)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
         page.set_default_timeout(60_000)
-        page.goto(f"{desk.places.airflow}/auth/login")
-        page.fill("input[name=username]", user)
-        page.fill("input[name=password]", password)
-        page.click("button[type=submit]")
-        page.get_by_role("link", name="Dags").first.wait_for()
+        log_in(desk, page, user)
         yield page
         browser.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -25,9 +26,14 @@ def eventually(look: Callable[[], Any], what: str, seconds: float = 600.0) -> An
     raise AssertionError(f"{what}: not within {seconds:.0f} s")
 
 
-def open_form(desk: Desk, page: Page, dag: str) -> None:
+def unpaused(desk: Desk, dag: str) -> None:
+    """Wait until Airflow knows a DAG, and let it run."""
     eventually(lambda: desk.api.dag(dag), f"Airflow lists {dag}")
     desk.api.set_paused(dag, False)
+
+
+def open_form(desk: Desk, page: Page, dag: str) -> None:
+    unpaused(desk, dag)
     page.goto(f"{desk.places.airflow}/dags/{dag}")
     page.get_by_test_id("trigger-dag-button").click()
     page.get_by_test_id("trigger-dag-submit").wait_for()
@@ -50,16 +56,38 @@ def ended(desk: Desk, dag: str, run: str) -> str:
     return str(eventually(look, f"run {run} ends"))
 
 
-def awaits(desk: Desk, dag: str, run: str) -> None:
+def awaits(desk: Desk, dag: str, run: str, task: str = "approve") -> None:
     def look() -> bool:
-        return bool(desk.api.tasks(dag, run).get("approve", {}).get("state") == "awaiting_input")
+        return bool(desk.api.tasks(dag, run).get(task, {}).get("state") == "awaiting_input")
 
     eventually(look, "the approval asks")
 
 
-def decide(desk: Desk, page: Page, dag: str, run: str, option: str, reason: str) -> None:
-    awaits(desk, dag, run)
-    page.goto(f"{desk.places.airflow}/dags/{dag}/runs/{run}/tasks/approve/required_actions")
+def decide(
+    desk: Desk, page: Page, dag: str, run: str, option: str, reason: str, task: str = "approve"
+) -> None:
+    awaits(desk, dag, run, task)
+    page.goto(f"{desk.places.airflow}/dags/{dag}/runs/{run}/tasks/{task}/required_actions")
     page.wait_for_timeout(1000 * READING_SECONDS)
     page.locator("#element_reason").fill(reason)
     page.get_by_test_id(f"hitl-option-{option}").click()
+
+
+def log_in(desk: Desk, page: Page, user: str) -> None:
+    """Log in on Airflow's own page, as somebody else than before where somebody was."""
+    passwords = json.loads((desk.places.airflow_home / "passwords.json").read_text())
+    page.context.clear_cookies()
+    page.goto(f"{desk.places.airflow}/auth/login")
+    page.fill("input[name=username]", user)
+    page.fill("input[name=password]", passwords[user])
+    page.click("button[type=submit]")
+    page.get_by_role("link", name="Dags").first.wait_for()
+
+
+def new_data(desk: Desk, asset: str, date: str) -> None:
+    """Tell Airflow that an asset has news, as a DAG that watches it does."""
+    found = eventually(
+        lambda: desk.api._ask("GET", "/api/v2/assets", params={"name_pattern": asset})["assets"],
+        f"Airflow knows the asset {asset}",
+    )
+    desk.api._ask("POST", "/api/v2/assets/events", {"asset_id": found[0]["id"], "extra": {"date": date}})

@@ -97,7 +97,7 @@ def standing(store: Store, model: str) -> tuple[dict[str, str], list[str], dict[
 def kill_after(env: dict[str, str], model: str, writes: int) -> tuple[int, list[str]]:
     """Promote the candidate and die after that many writes; the exit code and the writes."""
     queue = FORK.SimpleQueue()  # without a thread, which a killed process would take with it
-    asked = {"model": model, "version": "candidate", "by": "ada", "reason": "better"}
+    asked = {"model": model, "version": "candidate", "by": ["ada"], "reason": "better"}
     process = FORK.Process(target=killed, args=(env, writes, queue, asked))
     process.start()
     process.join(120)
@@ -131,7 +131,7 @@ def test_a_kill_between_any_two_writes_is_completed_by_the_same_call(
         assert (code, len(made)) == (KILLED, after)
         assert unsound(store, model) == ({"aliases"} if after else set()), writes[:after]
         words = decide(
-            "promote", settings(), plan=None, model=model, version="candidate", by="ada", reason="better"
+            "promote", settings(), plan=None, model=model, version="candidate", by=["ada"], reason="better"
         )
         assert standing(store, model) == wanted, f"after {writes[:after]}"
         assert unsound(store, model) == set()
@@ -147,7 +147,7 @@ def test_a_kill_between_any_two_writes_is_repaired_by_another_decision(
         model = make_model(f"other-{after}")
         kill_after(env, model, after)
         words = decide(
-            "promote", settings(), plan=None, model=model, version="2", by="ben", reason="better still"
+            "promote", settings(), plan=None, model=model, version="2", by=["ben"], reason="better still"
         )
         before = "3" if after else "1"
         aliases, lines, pages = standing(store, model)
@@ -166,7 +166,7 @@ def test_two_promotions_at_the_same_instant_leave_one_winner(
     model = make_model(f"raced-{turn}")
     together, said = FORK.Barrier(2), FORK.Queue()
     asked: list[dict[str, Any]] = [
-        {"model": model, "version": version, "by": f"person {version}", "reason": "better"}
+        {"model": model, "version": version, "by": [f"person {version}"], "reason": "better"}
         for version in ("2", "3")
     ]
     processes = [FORK.Process(target=raced, args=(env, together, said, each)) for each in asked]

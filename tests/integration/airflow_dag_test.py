@@ -15,6 +15,7 @@ import os
 import sys
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
 from airflow.models.dagbundle import DagBundleModel
@@ -37,6 +38,12 @@ def main() -> None:
     for line in sys.stdin:
         asked = json.loads(line)
         os.environ["PERENNIAL_STORE"] = f"file://{asked['store']}"
+        hook = Path(asked["store"]) / "hook"  # where a test wants to be told
+        if hook.exists():
+            os.environ["AIRFLOW_CONN_HOOK"] = json.dumps({"conn_type": "http", "host": hook.read_text()})
+            os.environ["PERENNIAL_NOTIFY"] = "webhook:hook"
+        else:
+            os.environ.pop("PERENNIAL_NOTIFY", None)
         run = bag.dags[asked["dag"]].test(
             run_conf=asked["conf"], mark_success_pattern=asked["marked"] or None, logical_date=None
         )

@@ -29,6 +29,10 @@ def airflow_worker(folder: Path, **environment: str) -> Iterator[subprocess.Pope
     (recipes / "tiny.yaml").write_text(text)
     policy = text.replace("recipe: tiny", "recipe: policy").replace("approval: human", "approval: none")
     (recipes / "policy.yaml").write_text(policy)
+    two = text.replace("recipe: tiny", "recipe: two").replace(
+        "approval: human", "approval: human\n  approvals: 2"
+    )
+    (recipes / "two.yaml").write_text(two)
     env = os.environ | {
         "AIRFLOW_HOME": str(folder),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
@@ -84,10 +88,16 @@ class Runs:
         conf: Mapping[str, Any] | None = None,
         marked: str = "approve",
         recipe: str = "tiny",
+        dag: str = "",
     ) -> dict[str, Any]:
-        """Run a recipe's DAG to its end."""
+        """Run a recipe's DAG, or another one, to its end."""
         (self.store / "behaviour.json").write_text(json.dumps(behaviour or {}))
-        asked = {"dag": f"train__{recipe}", "conf": conf or {}, "marked": marked, "store": str(self.store)}
+        asked = {
+            "dag": dag or f"train__{recipe}",
+            "conf": conf or {},
+            "marked": marked,
+            "store": str(self.store),
+        }
         assert self.worker.stdin is not None
         assert self.worker.stdout is not None
         self.worker.stdin.write(json.dumps(asked) + "\n")

@@ -20,17 +20,22 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("command")
     parser.add_argument("target", nargs="?", default="")
-    for name in ("plan", "step", "run", "model", "version", "by", "reason"):
+    parser.add_argument("more", nargs="*", default=[])
+    for name in ("plan", "step", "run", "model", "version", "reason", "from-run", "from-step"):
         parser.add_argument(f"--{name}", default="")
+    for name in ("recipe", "suite", "against", "older-than", "stale-hours", "approval-hours", "free-gb"):
+        parser.add_argument(f"--{name}", default="")
+    parser.add_argument("--by", action="append", default=[])
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--refresh", action="append", default=[])
-    parser.add_argument("--freeze", action="store_true")
+    for name in ("freeze", "json", "apply"):
+        parser.add_argument(f"--{name}", action="store_true")
     given = parser.parse_args()
     store = Path(os.environ["PERENNIAL_STORE"].removeprefix("file://"))
     store.mkdir(parents=True, exist_ok=True)
     what = given.step or given.command
     with (store / "calls.jsonl").open("a") as calls:
-        calls.write(json.dumps(vars(given) | {"what": what}) + "\n")
+        calls.write(json.dumps(vars(given) | {"what": what, "by": " and ".join(given.by)}) + "\n")
     before = sum(
         json.loads(line)["what"] == what for line in (store / "calls.jsonl").read_text().splitlines()
     )
@@ -44,8 +49,13 @@ def main() -> int:
     if act:
         print(f"{what}: told to end with {act}", file=sys.stderr)
         return int(act)
+    told = store / f"{given.command}.json"  # what a test wants the command to say
     if given.command == "summary":
-        print(f"# Summary\n\n| set | value |\n|---|---|\n| news | {given.plan or given.model} |")
+        text = f"# Summary\n\n| set | value |\n|---|---|\n| news | {given.plan or given.model} |"
+        known = json.loads(told.read_text()) if told.exists() else {"approvals": 1, "run": "tiny-1"}
+        print(json.dumps(known | {"markdown": text}) if given.json else text)
+    elif told.exists():
+        print(told.read_text())
     else:
         print(f"{what} is done")
     run = given.run or given.plan.rpartition("/runs/")[2].removesuffix("/plan.json")

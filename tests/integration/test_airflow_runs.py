@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.airflow_runs import Runs, airflow_worker, states
+from tests.local_servers import web_server
 
 pytestmark = pytest.mark.slow
 
@@ -93,3 +95,77 @@ def test_without_a_person_the_gates_alone_promote(runs: Runs) -> None:
     assert states(run)["promote"] == "success"
     last = runs.calls()[-1]
     assert (last["what"], last["by"], last["reason"]) == ("promote", "policy", "weekly")
+
+
+def test_a_run_is_taken_up_again_from_the_form(runs: Runs) -> None:
+    runs.run({}, {"from_run": "manual__1", "from_step": "merged", "merged__weight": 0.3})
+    plan = runs.calls()[0]
+    assert (plan["from_run"], plan["from_step"]) == ("tiny-manual__1", "merged")
+    assert plan["set"] == ["steps.merged.options.weight=0.3"]
+
+
+def test_any_version_is_evaluated_on_a_suite(runs: Runs) -> None:
+    conf = {"model": "tiny", "version": "2", "recipe": "tiny", "suite": "report", "against": "previous"}
+    run = runs.run({}, conf | {"overrides": "steps.report.options.limit: 4"}, dag="evaluate")
+    assert run["state"] == "success"
+    (call,) = runs.calls()
+    assert (call["command"], call["target"], call["more"]) == ("evaluate", "tiny", ["2"])
+    assert Path(call["recipe"]).name == "tiny.yaml"
+    assert (call["suite"], call["against"]) == ("report", "previous")
+    assert call["set"] == ["steps.report.options.limit=4"]
+    assert call["run"].startswith("evaluate-")
+
+
+def test_two_versions_are_compared(runs: Runs) -> None:
+    run = runs.run({}, {"model": "tiny", "first": "1", "second": "candidate"}, dag="compare")
+    assert run["state"] == "success"
+    (call,) = runs.calls()
+    assert (call["command"], call["target"], call["more"]) == ("compare", "tiny", ["1", "candidate"])
+
+
+def test_garbage_is_listed_and_removed_only_where_that_is_asked_for(runs: Runs) -> None:
+    run = runs.run({}, {"older_than_days": 7}, dag="retention")
+    assert states(run) == {"list": "success", "remove": "skipped"}
+    (call,) = runs.calls()
+    assert (call["command"], call["older_than"], call["apply"]) == ("gc", "7", False)
+    run = runs.run({}, {"older_than_days": 7, "remove": True}, dag="retention")
+    assert states(run) == {"list": "success", "remove": "success"}
+    assert [call["apply"] for call in runs.calls()[1:]] == [False, True]
+
+
+def test_nothing_is_removed_where_the_list_failed(runs: Runs) -> None:
+    run = runs.run({"gc": [3]}, {"remove": True}, dag="retention")
+    assert states(run) == {"list": "failed", "remove": "upstream_failed"}
+
+
+def test_the_watchdog_is_green_where_there_is_nothing_and_fails_with_what_it_found(runs: Runs) -> None:
+    (runs.store / "watchdog.json").write_text('{"findings": []}')
+    assert runs.run({}, {"stale_hours": 2}, dag="watchdog")["state"] == "success"
+    assert runs.calls()[-1]["stale_hours"] == "2"
+    finding = {"check": "disk", "subject": "/", "words": "full", "remedy": "perennial gc"}
+    (runs.store / "watchdog.json").write_text(json.dumps({"findings": [finding]}))
+    with web_server() as (url, posts):
+        (runs.store / "hook").write_text(url)
+        run = runs.run({}, {}, dag="watchdog")
+    assert run["tasks"]["look"] == {"state": "failed", "tries": 1}
+    ((_, body),) = posts
+    told = json.loads(body)
+    assert told["event"] == "watchdog"
+    assert "disk: /: full; perennial gc" in told["lines"]
+
+
+def test_failures_and_promotions_are_told(runs: Runs) -> None:
+    with web_server() as (url, posts):
+        (runs.store / "hook").write_text(url)
+        runs.run({"base": [7]})
+        runs.run({}, {"reason": "weekly"}, marked="", recipe="policy")
+    told = [json.loads(body) for _, body in posts]
+    assert [each["event"] for each in told] == ["failure.diverged", "promotion"]
+    assert told[0]["headline"] == "train__tiny: task base failed"
+    assert "reason of the run: weekly" in told[1]["lines"]
+
+
+def test_two_approvals_marked_as_done_by_hand_promote_nothing(runs: Runs) -> None:
+    run = runs.run({}, marked="approve.*", recipe="two")
+    assert states(run)["promote"] == "skipped"
+    assert runs.calls()[-1]["what"] == "reject"

@@ -18,6 +18,8 @@ from shared.recipes import needs, read
 ROOT = Path(__file__).resolve().parents[3]
 HEAVY = ("torch", "transformers", "deepspeed", "mlflow", "great_expectations", "pandas", "peft")
 
+OWN = {"promote", "rollback", "evaluate", "compare", "retention", "watchdog"}
+
 SERIALISE = """
 import json, sys
 from airflow.dag_processing.dagbag import DagBag
@@ -43,7 +45,7 @@ def dag_of(bag: DagBag, name: str) -> DAG:
 def test_every_file_loads(bag: DagBag) -> None:
     assert bag.import_errors == {}
     names = {path.stem for path in (ROOT / "recipes").glob("*.yaml")}
-    assert {f"train__{name}" for name in names} | {"promote", "rollback"} == set(bag.dags)
+    assert {f"train__{name}" for name in names} | OWN == set(bag.dags)
 
 
 @pytest.mark.parametrize("found", read(ROOT / "recipes").good, ids=lambda found: str(found.recipe.recipe))
@@ -80,7 +82,10 @@ def test_dags_are_documented_and_run_one_at_a_time(bag: DagBag) -> None:
 
 def test_airflow_passes_no_data_between_tasks_but_the_answer_of_a_person(bag: DagBag) -> None:
     for dag in (dag_of(bag, name) for name in bag.dags):
-        assert {task.task_id for task in dag.tasks if vars(task)["do_xcom_push"]} <= {"approve"}
+        assert {task.task_id for task in dag.tasks if vars(task)["do_xcom_push"]} <= {
+            "approve",
+            "approve_second",
+        }
 
 
 def test_pools_are_the_ones_that_exist(bag: DagBag) -> None:
@@ -89,8 +94,8 @@ def test_pools_are_the_ones_that_exist(bag: DagBag) -> None:
 
 
 def test_approvals_default_to_reject_and_time_out_as_responses(bag: DagBag) -> None:
-    for name in ("train__pydocs", "promote"):
-        ask: Any = dag_of(bag, name).get_task("approve")
+    for name, task in (("train__pydocs", "approve"), ("promote", "approve"), ("promote", "approve_second")):
+        ask: Any = dag_of(bag, name).get_task(task)
         assert ask.defaults == ["Reject"]
         assert ask.response_timeout is not None
         assert ask.execution_timeout is None
@@ -106,7 +111,7 @@ def test_the_form_has_the_recipes_fields_in_their_order(bag: DagBag) -> None:
         "aligned__beta",
         "merged__weight",
     ]
-    assert list(params) == ["reason", *fields, "refresh", "overrides"]
+    assert list(params) == ["reason", *fields, "refresh", "overrides", "from_run", "from_step"]
     for name in fields:
         assert params.get_param(name).description, name
 

@@ -95,3 +95,18 @@ def test_every_field_is_a_flat_scalar_with_a_valid_default(found: Found) -> None
     for name, field in form(found).items():
         assert field.schema["type"] in (["null", "string"], "string", "number", "integer", "boolean"), name
         field.resolve()  # a scheduled DAG with an invalid default would not load at all
+
+
+def test_a_run_is_taken_up_again_from_a_step(found: Found) -> None:
+    assert filled(found, from_run="manual__1", from_step="merged", overrides="seed: 3") == [
+        "--set=seed=3",
+        "--from-run=small-manual__1",
+        "--from-step=merged",
+    ]
+    assert filled(found, from_run="small-manual__1", from_step="merged")[0] == "--from-run=small-manual__1"
+
+
+@pytest.mark.parametrize("conf", [{"from_run": "manual__1"}, {"from_step": "merged"}])
+def test_a_run_without_a_step_is_refused(found: Found, conf: dict[str, str]) -> None:
+    with pytest.raises(ConfigInvalid, match="fill in both"):
+        filled(found, **conf)

@@ -99,9 +99,9 @@ def test_reasons_and_names_are_values_whatever_they_begin_with(text: str) -> Non
         "responded_by_user": {"id": "7", "name": text},
     }
     context = {"ti": SimpleNamespace(xcom_pull=lambda task_ids: answer), "params": {}}
-    (command,) = promotion(True, lambda _: [f"--model={text}", f"--version={text}"])(context)
+    (command,) = promotion(["approve"], lambda _: [f"--model={text}", f"--version={text}"])(context)
     read = _parser().parse_args(command)
-    assert (read.by, read.reason, read.model, read.version) == (text, text, text, text)
+    assert (read.by, read.reason, read.model, read.version) == ([text], text, text, text)
 
 
 @pytest.mark.parametrize("model", ["--help", "-x", "a b", "a/b", ""])

@@ -1,0 +1,55 @@
+"""Who approved: one person, or two different ones where the recipe says so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tasks.recipe.failures import ConfigInvalid
+from tasks.release.approvals import actors, required
+from tasks.runner.release import decide
+from tasks.runner.settings import settings
+from tasks.tracking import ledger, registry
+
+
+def test_a_name_counts_once_however_it_is_written() -> None:
+    assert actors(["ada"]) == actors(["ada", " Ada "]) == "ada"
+    assert actors(["ada", "ben"]) == "ada and ben"
+    assert required({}) == 1
+    assert required({"perennial.approvals": "2"}) == 2
+
+
+@pytest.mark.parametrize("names", [[], [" "]])
+def test_somebody_decides(names: list[str]) -> None:
+    with pytest.raises(ConfigInvalid, match="a name and a reason"):
+        actors(names)
+
+
+def test_nobody_rejects_what_ran_out_of_time() -> None:
+    assert actors(["nobody"]) == "nobody"
+
+
+def test_two_people_are_in_the_ledger_and_one_alone_promotes_nothing(
+    make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run()
+    run.plan["release"]["approvals"] = 2
+    monkeypatch.setenv("PERENNIAL_STORE", run.store.uri)
+    made = run.register()
+    assert registry.version("pydocs", made.version).tags["perennial.approvals"] == "2"
+
+    def promote(*by: str) -> str:
+        return decide(
+            "promote", settings(), plan=None, model="pydocs", version="candidate", by=[*by], reason="good"
+        )
+
+    for alone in (["ada"], ["ada", "Ada "]):
+        assert "approved by ada: good" in promote(*alone)
+    with pytest.raises(ConfigInvalid, match="'ada and nobody' is none"):
+        promote("ada", "nobody")
+    assert ledger.standing(ledger.history(run.store, "pydocs")).champion is None
+    assert "promoted by ada and ben: good" in promote("ada", "ben")
+    actions = [(line.action, line.actor) for line in ledger.history(run.store, "pydocs")]
+    assert actions == [("register", actions[0][1]), ("approve", "ada"), ("promote", "ada and ben")]

@@ -1,0 +1,125 @@
+"""What the watchdog sees, each on a store where just that is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks.artefacts import Store
+from tasks.runner.release import decide
+from tasks.runner.settings import Settings, settings
+from tasks.runner.watchdog import Finding, Limits, look
+from tasks.tracking import registry
+
+NOW = datetime.now(UTC)
+ROOMY = Limits(free_bytes=0)
+
+
+@pytest.fixture
+def released(store: Store, make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """A champion, promoted by ada."""
+    monkeypatch.setenv("PERENNIAL_STORE", store.uri)
+    made = make_run().register()
+    by = ["ada"]
+    decide("promote", settings(), plan=None, model="pydocs", version=made.version, by=by, reason="good")
+    return settings()
+
+
+def checks(findings: list[Finding]) -> list[tuple[str, str]]:
+    return [(each.check, each.subject) for each in findings]
+
+
+def test_nothing_is_said_where_nothing_is_wrong(released: Settings) -> None:
+    assert look(released, ROOMY) == []
+
+
+def test_a_champion_that_was_altered(released: Settings, store: Store) -> None:
+    champion = registry.version("pydocs", "champion")
+    folder = store.local_path(f"artefacts/{champion.digest}/files")
+    assert folder is not None
+    file = next(path for path in folder.rglob("*") if path.is_file())
+    file.chmod(0o644)
+    file.write_text("something else")
+    assert checks(look(released, ROOMY)) == [("champion", "pydocs 1")]
+
+
+def test_a_champion_whose_tags_were_changed_in_mlflow(released: Settings) -> None:
+    registry.tag_version("pydocs", "1", {"perennial.report": "0" * 64})
+    (found,) = look(released, ROOMY)
+    assert found.check == "champion"
+    assert "is not what was signed" in found.words
+    assert "rollback" in found.remedy
+
+
+def test_a_ledger_that_was_edited(released: Settings, store: Store) -> None:
+    line = json.loads(store.read("ledger/pydocs/000002.json"))
+    path = store.local_path("ledger/pydocs/000002.json")
+    assert path is not None
+    path.chmod(0o644)
+    path.write_text(json.dumps(line | {"actor": "eve"}))
+    assert ("ledger", "pydocs") in checks(look(released, ROOMY))
+
+
+def test_a_decision_that_nobody_takes(released: Settings, make_run: Callable[..., Any]) -> None:
+    make_run("run-2", weights="b").register()
+    assert look(released, ROOMY) == []
+    (found,) = look(released, ROOMY, NOW + timedelta(hours=30))
+    assert (found.check, found.subject) == ("approval", "pydocs 2")
+    assert "waited for a decision for 30 hours" in found.words
+
+
+def write_run(store: Store, run: str, hours: float, **files: Any) -> None:
+    """A run whose files are so old; its plan has the steps a and b."""
+    plan = {
+        "steps": [{"name": "a"}, {"name": "b"}],
+        "release": {"candidate": "b"},
+        "budget": {"device_hours": 2.0},
+    }
+    for number, (name, content) in enumerate({"plan": plan, **files}.items()):
+        key = f"runs/{run}/{name.replace('__', '/')}.json"
+        store.write(key, json.dumps(content).encode())
+        path = store.local_path(key)
+        assert path is not None
+        at = time.time() - 3600 * hours + number
+        os.utime(path, (at, at))
+
+
+def test_a_run_that_stopped_moving(released: Settings, store: Store) -> None:
+    write_run(store, "stuck", 7, steps__a={"device_seconds": 1})
+    write_run(store, "moving", 1, steps__a={"device_seconds": 1})
+    write_run(store, "given-up", 24 * 20, steps__a={"device_seconds": 1})
+    write_run(store, "failed", 7, steps__a={"device_seconds": 1}, failures__b={})
+    write_run(store, "went-on", 7, failures__a={}, steps__a={"device_seconds": 1})
+    write_run(store, "over", 7, steps__a={"device_seconds": 1}, release={})
+    findings = look(released, ROOMY)
+    assert checks(findings) == [("run", "stuck"), ("run", "went-on")]
+    assert "1 of 2 steps done, next b" in findings[0].words
+
+
+def test_a_run_near_its_budget(released: Settings, store: Store) -> None:
+    write_run(
+        store,
+        "costly",
+        1,
+        steps__a={"device_seconds": 6000},
+        steps__b={"device_seconds": 9999, "cached": True},
+    )
+    (found,) = look(released, ROOMY)
+    assert (found.check, found.subject) == ("budget", "costly")
+    assert "1.67 of 2 device hours" in found.words
+
+
+def test_a_disk_that_fills_up(released: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=4_000_000_000))
+    (found,) = look(released, Limits())
+    assert found.check == "disk"
+    assert "4.0 GB left" in found.words
