@@ -203,6 +203,22 @@ def _summary(options: argparse.Namespace, places: Settings) -> int:
     return 0
 
 
+def _costs(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.costs import print_costs
+
+    print_costs(places, options.name, as_json=options.json)
+    return 0
+
+
+def _budget(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.recipe.models import Budget
+    from tasks.runner.costs import raise_budget
+
+    limit = Budget(device_hours=options.device_hours, cost=options.cost)
+    print(raise_budget(places, options.plan, limit, options.by, options.reason))
+    return 0
+
+
 def _gc(options: argparse.Namespace, places: Settings) -> int:
     from tasks.runner.garbage import collect
 
@@ -241,6 +257,13 @@ def new_run() -> str:
     """An id for a run started by hand: the time, and four letters against two starts in one second."""
     now = datetime.datetime.now(datetime.UTC)
     return f"cli__{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+    return number
 
 
 def _print_preview(plan: Plan, seen: list[Preview]) -> None:
@@ -293,7 +316,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Settings: PERENNIAL_HOME (default ./.perennial), PERENNIAL_STORE (file:// or s3://), "
         "MLFLOW_TRACKING_URI. Exit codes: 0 done, 2 the recipe or an option is wrong, 3 the data is wrong, "
         "4 out of memory, 5 preempted, 6 store, MLflow or disk, 7 diverged, 8 the gates refuse, "
-        "10 no change, 1 a bug.",
+        "9 over budget, 10 no change, 1 a bug.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -354,10 +377,23 @@ def _parser() -> argparse.ArgumentParser:
     sign = add("sign", _sign, "vouch for a version that has no signature of a trusted key")
     sign.add_argument("model")
     sign.add_argument("version", help="its number or alias")
-    for sub in (promote, reject, rollback, sign):
+    budget = add(
+        "budget", _budget, "give a run that its budget stopped another one; then start its step again"
+    )
+    budget.add_argument("--plan", required=True, metavar="URI", help="the plan of the run")
+    budget.add_argument("--device-hours", type=_positive, metavar="HOURS", help="what the whole run may take")
+    budget.add_argument(
+        "--cost", type=_positive, metavar="PRICE", help="the same in the price table's currency"
+    )
+    for sub in (promote, reject, rollback, sign, budget):
         sub.add_argument("--by", default=os.environ.get("USER", "unknown"), help="who decides")
-    for sub in (promote, reject, rollback):
-        sub.add_argument("--reason", default="", help="why, for the ledger")
+    for sub in (promote, reject, rollback, budget):
+        sub.add_argument("--reason", default="", help="why, for the record")
+    costs = add(
+        "costs", _costs, "device hours, cost and energy: of all models, of a model, or of a run by step"
+    )
+    costs.add_argument("name", nargs="?", metavar="MODEL|RUN")
+    costs.add_argument("--json", action="store_true")
     add("key", _key, "the key that signs releases: its id and its public half; made now on a laptop")
     history = add("history", _history, "who promoted what, when, on what evidence")
     history.add_argument("model")

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from tasks.release.gates import Known
 from tasks.release.records import PlanFacts, StepRecord
+from tasks.release.spending import Spent, spent_at, total
 
 LATENCY = "latency_ms"
 """The metric of the report step, or of a probe that it reads, with the time for one new token."""
@@ -63,3 +64,30 @@ def _latency(plan: PlanFacts, records: Mapping[str, StepRecord]) -> Known:
     if LATENCY in report.metrics:
         return Known(report.metrics[LATENCY])
     return Known(None, f"step '{report.step}' has measured none (metric '{LATENCY}')")
+
+
+def cost_of(record: StepRecord, plan: PlanFacts) -> Spent:
+    """What a step took: as its record says, or, from before records said it, by the rates of the plan."""
+    machines = {step.name: step.resources for step in plan.steps}
+    by_rate = spent_at(
+        plan.rates.get(record.resources or machines.get(record.step, "")), record.device_seconds
+    )
+    return Spent(
+        device_seconds=record.device_seconds,
+        cost=by_rate.cost if record.cost is None else record.cost,
+        energy_kwh=by_rate.energy_kwh if record.energy_kwh is None else record.energy_kwh,
+    )
+
+
+def cost_tags(plan: PlanFacts, records: Mapping[str, StepRecord]) -> dict[str, str]:
+    """Tags of a version: what making it took, cached steps with what they took when they ran.
+
+    A figure that is not known of every step is left out.
+    """
+    spent = total(cost_of(record, plan) for record in records.values())
+    found = {"perennial.device_hours": f"{spent.device_hours:.6g}"}
+    if spent.cost is not None:
+        found["perennial.cost"] = f"{spent.cost:.6g} {plan.currency}".strip()
+    if spent.energy_kwh is not None:
+        found["perennial.energy_kwh"] = f"{spent.energy_kwh:.6g}"
+    return found

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.recipe.failures import ConfigInvalid
 from tasks.recipe.models import Gate
+from tasks.recipe.plan import Rate
 
 TRAINED = ("pretrain", "sft", "align", "distill")
 """Stages whose models have newly trained weights."""
@@ -46,6 +47,9 @@ class StepRecord(Facts):
     cached: bool = False
     reasons: list[str] = Field(default_factory=list)
     device_seconds: float = 0.0
+    resources: str = ""
+    cost: float | None = None
+    energy_kwh: float | None = None
     mlflow_run: str | None = None
 
     def main(self) -> Output:
@@ -99,6 +103,8 @@ class PlanFacts(Facts):
         bindings: What each champion reference stood for.
         effective: The recipe as it ran; the card reads its owner and licence.
         steps: What runs where.
+        rates: What an hour of a device of each size took, when the run was planned.
+        currency: Of the rates' prices.
     """
 
     run: str
@@ -113,6 +119,8 @@ class PlanFacts(Facts):
     description: str = ""
     effective: dict[str, Any] = Field(default_factory=dict)
     steps: list[PlannedStep] = Field(default_factory=list)
+    rates: dict[str, Rate] = Field(default_factory=dict)
+    currency: str = ""
 
     def stated(self, name: str) -> str:
         """What the recipe says under a top-level key, "" where it says nothing."""

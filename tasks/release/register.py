@@ -17,7 +17,7 @@ from tasks.recipe.failures import DataInvalid, Infrastructure
 from tasks.recipe.fingerprints import canonical
 from tasks.release import signature
 from tasks.release.card import card
-from tasks.release.costs import known_figures
+from tasks.release.costs import cost_tags, known_figures
 from tasks.release.gates import failure, judge, stopped
 from tasks.release.promote import decided_against, reconcile
 from tasks.release.records import Pinned, PlanFacts, Report, StepRecord
@@ -252,6 +252,7 @@ def _register(
         "perennial.license": plan.stated("license"),
         "perennial.uris": _pins(plan.uris),
         "perennial.bindings": _pins(plan.bindings),
+        **cost_tags(plan, steps),
         **{f"perennial.data.{name}": data.digest for name, data in plan.data.items()},
         **{f"perennial.step.{name}": record.main().digest for name, record in steps.items()},
         **{

@@ -21,6 +21,8 @@ from tasks.recipe.references import parse_reference
 from tasks.recipe.run_names import plan_uri
 from tasks.release import signature
 from tasks.release.keys import trusted_keys
+from tasks.release.prices import price_table
+from tasks.runner.budget import check_priced
 from tasks.runner.code import code_of
 from tasks.runner.imports import import_model
 from tasks.runner.records import StepRecord, run_key
@@ -79,6 +81,8 @@ def freeze(
         for name, step in recipe.steps.items()
     }
 
+    currency, rates = price_table(recipe.release.prices if recipe.release else None)
+
     def bound(bindings: Mapping[str, Pinned | None]) -> Plan:
         return resolve(
             recipe,
@@ -91,12 +95,15 @@ def freeze(
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             overrides=list(overrides),
             refresh=list(refresh),
+            rates=rates,
+            currency=currency,
         )
 
     names = _references(recipe, "champion")
     if champion and names:
         signature.verify(store, champion)
     plan = bound({name: _champion_pin(name, champion, store) for name in names})
+    check_priced(plan.budget, plan.steps, plan.rates)
     if champion and champion.tags.get("perennial.intent") == plan.intent and not refresh:
         signature.verify(store, champion)
         before = _plan_of(champion, store)
