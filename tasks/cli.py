@@ -67,7 +67,8 @@ def _plan(options: argparse.Namespace, places: Settings) -> int:
         uri = write_plan(plan, store)
         print(f"plan of run {run}: {uri}")
         if link_all(plan, store, places):
-            print("no change: every step is a cache hit and its result is the champion")
+            print("no change: every step is a cache hit and its result is the champion\n")
+            print(store.read(f"runs/{run}/summary.md").decode())
         return 0
     _print_preview(plan, preview(plan, store))
     return 0
@@ -156,6 +157,7 @@ def _decide(action: Literal["promote", "reject"], options: argparse.Namespace, p
         version=options.version,
         by=options.by,
         reason=options.reason,
+        over=options.over if action == "promote" else "",
     )
     print(words)
     return 0
@@ -371,6 +373,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--plan", metavar="URI", help="the plan whose candidate is meant")
         sub.add_argument("--model", help="or: the registered model ...")
         sub.add_argument("--version", help="... and its version number or alias")
+    promote.add_argument(
+        "--over",
+        default="",
+        metavar="VERSION",
+        help="although it was judged against another than this champion",
+    )
     rollback = add("rollback", _rollback, "put the previous champion back")
     rollback.add_argument("model")
     rollback.add_argument("--run", metavar="ID", help="a retry with the same id changes nothing")

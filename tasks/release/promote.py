@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from tasks.artefacts import Store, problems
-from tasks.recipe.failures import ConfigInvalid, DataInvalid
+from tasks.recipe.failures import ConfigInvalid, DataInvalid, GatesFailed
 from tasks.recipe.models import NOBODY
 from tasks.release import signature
+from tasks.release.overtaken import judged_against, overtaken
 from tasks.tracking import ledger, registry
 from tasks.tracking.registry import VersionInfo
 
@@ -37,7 +38,14 @@ class Decision:
 
 
 def promote(
-    store: Store, model: str, version: str, actor: str, reason: str, evidence: str = "", run: str = ""
+    store: Store,
+    model: str,
+    version: str,
+    actor: str,
+    reason: str,
+    evidence: str = "",
+    run: str = "",
+    over: str = "",
 ) -> Decision:
     """Make a version the champion and the old champion the previous one.
 
@@ -51,10 +59,13 @@ def promote(
         reason: Why, in words.
         evidence: Digest of the report; "" for the one that the version was registered with.
         run: The Perennial run that asks, or "".
+        over: The version in production that the caller knows it takes the place of, or "". Needed where the
+            candidate was judged against another champion than the one of now.
 
     Raises:
         ConfigInvalid: No such version, no actor or reason, it is the champion already, or it is not signed
             by a trusted key.
+        GatesFailed: It was judged against another champion than the one in production now.
         DataInvalid: The model's artefact is missing or altered, the version is not what was signed, or the
             ledger was tampered with.
         Infrastructure: The store or MLflow is unreachable.
@@ -63,6 +74,7 @@ def promote(
     wanted = _asked_for(store, model, version, "promote", actor, reason)
     _check_artefact(store, wanted)
     adopted = registry.aliases(model).get("champion")
+    judged = judged_against(store, wanted)
 
     def make(lines: Sequence[ledger.Line]) -> ledger.Draft | None:
         held = _champion(lines, adopted)
@@ -72,6 +84,13 @@ def promote(
                 return None
             since = f" since {last.time} (by {last.actor}: {last.reason})" if last else ""
             raise ConfigInvalid(f"version {wanted.version} of '{model}' is the champion already{since}")
+        between = overtaken(judged, held, _champion_digest(model, lines, adopted), lines)
+        if between and over != held:
+            raise GatesFailed(
+                f"version {wanted.version} of '{model}': {between}. Its evidence says nothing of version "
+                f"{held}: run its recipe again, which judges against that; or, to replace it all the same: "
+                f"--over {held}"
+            )
         return ledger.Draft(
             action="promote",
             actor=actor,

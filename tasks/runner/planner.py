@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from tasks.recipe.run_names import plan_uri
 from tasks.release import signature
 from tasks.release.keys import trusted_keys
 from tasks.release.prices import price_table
+from tasks.runner import logbook, unchanged
 from tasks.runner.budget import check_priced
 from tasks.runner.code import code_of
 from tasks.runner.imports import import_model
@@ -30,7 +30,7 @@ from tasks.runner.settings import Settings
 from tasks.runner.step import Attempt, find_step, link, load_method, look
 from tasks.sources import materialise
 from tasks.stage import Estimate
-from tasks.tracking import registry
+from tasks.tracking import registry, runs
 from tasks.tracking.registry import VersionInfo
 
 
@@ -193,7 +193,8 @@ def link_all(plan: Plan, store: Store, settings: Settings) -> bool:
     """Where nothing at all would run and the champion is this plan's candidate, link every step at once.
 
     Returns:
-        True where the run is over: "no change". `runs/<run>/unchanged.json` then says so to every reader.
+        True where the run is over: "no change". `runs/<run>/unchanged.json` and `summary.md` then say so and
+        why to every reader.
     """
     champion = registry.find_version(plan.model, "champion", settings.tracking)
     seen = preview(plan, store, estimates=False)
@@ -208,10 +209,8 @@ def link_all(plan: Plan, store: Store, settings: Settings) -> bool:
     for step in plan.steps:
         lookup, _, _ = look(plan, step, store, known=records)
         link(plan, step, lookup, attempt)
-    store.write(
-        f"runs/{plan.run}/unchanged.json",
-        json.dumps({"model": plan.model, "champion": champion.version}, sort_keys=True).encode(),
-    )
+    runs.end(logbook.open_parent(plan, plan_uri(store.uri, plan.run)), "FINISHED")
+    unchanged.write(plan, store, unchanged.evidence(plan, store, champion, records))
     return True
 
 

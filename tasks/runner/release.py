@@ -57,11 +57,14 @@ def decide(
     version: str | None,
     by: str,
     reason: str,
+    over: str = "",
 ) -> str:
     """Promote or reject the candidate of a plan, or a version of a model; what was decided, in words."""
     store, name, number, run = _target(settings, plan, model, version)
-    act = decisions.promote if action == "promote" else decisions.reject
-    decision = act(store, name, number, by, reason, run=run)
+    if action == "promote":
+        decision = decisions.promote(store, name, number, by, reason, run=run, over=over)
+    else:
+        decision = decisions.reject(store, name, number, by, reason, run=run)
     done = "promoted" if action == "promote" else "rejected"
     again = " (already on record)" if decision.repeated else ""
     return (
