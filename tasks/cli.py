@@ -221,6 +221,20 @@ def _budget(options: argparse.Namespace, places: Settings) -> int:
     return 0
 
 
+def _corpus(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner import corpora
+
+    if options.action == "list":
+        corpora.print_corpora(places)
+    elif options.action == "look":
+        return 0 if corpora.look_for_new(places, options.name, options.run) else UNCHANGED
+    elif options.action == "drift":
+        return UNCHANGED if corpora.tell_drift(places, options.name, options.date) is None else 0
+    else:
+        corpora.print_corpus(places, options.name, as_json=options.json)
+    return 0
+
+
 def _gc(options: argparse.Namespace, places: Settings) -> int:
     from tasks.runner.garbage import collect
 
@@ -402,6 +416,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     costs.add_argument("name", nargs="?", metavar="MODEL|RUN")
     costs.add_argument("--json", action="store_true")
+    _add_corpus(add)
     add("key", _key, "the key that signs releases: its id and its public half; made now on a laptop")
     history = add("history", _history, "who promoted what, when, on what evidence")
     history.add_argument("model")
@@ -415,6 +430,26 @@ def _parser() -> argparse.ArgumentParser:
     add("down", _down, "stop them")
     add("demo", _demo, "the whole main job on real text: train, approve, promote")
     return parser
+
+
+def _add_corpus(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The parser of `corpus`, whose first word is what to do with it."""
+    actions = add("corpus", _corpus, "new data: look for it, its slices by date, its drift").add_subparsers(
+        dest="action", required=True, metavar="ACTION"
+    )
+    actions.add_parser("list", help="every corpus and its newest slice")
+    look = actions.add_parser("look", help="register what is new as slices; exit 10 where nothing is")
+    look.add_argument(
+        "--run", default="", metavar="ID", help="a retry with the same id gives the same answer"
+    )
+    show = actions.add_parser("show", help="its slices by date, and their drift")
+    show.add_argument("--json", action="store_true")
+    drift = actions.add_parser(
+        "drift", help="compare a slice with what the champion learned from; exit 3 above the corpus's limits"
+    )
+    drift.add_argument("--date", help="the slice's date (default: the newest)")
+    for sub in (look, show, drift):
+        sub.add_argument("name")
 
 
 if __name__ == "__main__":

@@ -164,9 +164,9 @@ class Guard:
 
     def tick(self) -> float:
         """Look at what the rest of the run took; the seconds until it is worth to look again."""
-        if self._limit is None:
+        if self._limit is None or self._meter is None:
             return TICK_SECONDS
-        self._others = spent_by(self._store, self._plan, but=self._fingerprint)
+        self._refresh()
         self._look()
         return min(TICK_SECONDS, max(SHORTEST_TICK, self._left() / self._devices))
 
@@ -175,13 +175,19 @@ class Guard:
         return _Timed(checkpoints, self)
 
     def saved_in(self, seconds: float) -> None:
-        """A checkpoint was published."""
+        """A checkpoint was published: a good moment to stop at, so look whether the budget was changed."""
         self._longest_saving = max(self._longest_saving, seconds)
+        if self._limit is not None:
+            self._refresh()
 
     def stopped(self, how: str) -> OverBudget:
         """The failure of a step that was stopped; `how` is what its method said."""
         self._note_stop()
         return OverBudget(f"{self.exceeded}. {how}. {self._remedy()}")
+
+    def _refresh(self) -> None:
+        self._limit = limit_of(self._store, self._plan)
+        self._others = spent_by(self._store, self._plan, but=self._fingerprint)
 
     def _look(self) -> bool:
         if self.exceeded or self._limit is None or self._meter is None:

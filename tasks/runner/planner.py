@@ -13,6 +13,7 @@ from typing import Any
 from tasks.artefacts import Store, commit, load_manifest, open_store
 from tasks.recipe.catalogue import Catalogue
 from tasks.recipe.check import check, format_problems
+from tasks.recipe.corpora import SCHEME
 from tasks.recipe.failures import ConfigInvalid
 from tasks.recipe.models import Recipe
 from tasks.recipe.plan import Pinned, Plan, PlannedStep, resolve
@@ -24,6 +25,7 @@ from tasks.release.prices import price_table
 from tasks.runner import logbook, unchanged
 from tasks.runner.budget import check_priced
 from tasks.runner.code import code_of
+from tasks.runner.corpora import materialise_corpus
 from tasks.runner.imports import import_model
 from tasks.runner.records import StepRecord, run_key
 from tasks.runner.settings import Settings
@@ -125,9 +127,17 @@ def pin_data(recipe: Recipe, store: Store, settings: Settings) -> dict[str, Pinn
     for name, source in recipe.data.items():
         directory = Path(tempfile.mkdtemp(prefix=f"data-{name}-", dir=settings.home / "work"))
         try:
-            made = materialise(
-                source.uri, kind=source.kind, split=source.split, options=source.options, directory=directory
-            )
+            how: dict[str, Any] = {
+                "kind": source.kind,
+                "split": source.split,
+                "options": source.options,
+                "directory": directory,
+            }
+            if source.uri.startswith(SCHEME):
+                cache = settings.home / "cache" / "artefacts"
+                made = materialise_corpus(source.uri, **how, store=store, cache=cache)
+            else:
+                made = materialise(source.uri, **how)
             manifest = commit(
                 store, directory, kind=made.kind, parents=[], producer=source.uri, meta=dict(made.meta)
             )
