@@ -63,7 +63,7 @@ def build(corpus: Corpus) -> DAG:
             corpus=corpus.corpus,
             asset=Asset(name=corpus.asset),
             commands=look_commands(corpus),
-            doc_md="Cuts what arrived into slices by date; skipped where nothing did, and starts nothing then.",
+            doc_md="Cuts what arrived into slices by date. Skipped where nothing did; then nothing starts.",
         )
         if corpus.model is not None:
             found >> ProcessOperator(

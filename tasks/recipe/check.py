@@ -87,7 +87,7 @@ def recipe_faults(recipe: Recipe, shaped: Shape, raw: Any, catalogue: Catalogue)
     faults += _cycle_faults(recipe)
     faults += _twin_faults(recipe, links, catalogue)
     faults += _schedule_faults(recipe)
-    if recipe.budget is not None and recipe.budget == Budget():
+    if recipe.budget == Budget() and all(value is None for value in raw["budget"].values()):
         faults.append((("budget",), "limits nothing", "add device_hours or cost, or leave it out"))
     if recipe.release:
         faults += release_faults(recipe, links, catalogue, shaped.broken_steps, raw)

@@ -63,6 +63,7 @@ class Corpus(_Part):
         options: How to read it, as under a recipe's `data`.
         cron: When it is looked at; five fields, UTC.
         settle_minutes: Files younger than this are left for the next look: they may still be written to.
+        expect_days: Something new is expected this often; a look that finds nothing for longer fails.
         model: The registered model that drift is told against: what its champion was trained on.
         limits: When drift is worth telling.
         owner: Who answers for it.
@@ -76,6 +77,7 @@ class Corpus(_Part):
     options: dict[str, Any] = {}
     cron: str = "*/15 * * * *"
     settle_minutes: Annotated[float, Field(ge=0)] = 0.0
+    expect_days: Annotated[float, Field(gt=0)] | None = None
     model: Annotated[str, Field(pattern=r"^[^/:\s]+$")] | None = None
     limits: Limits = Limits()
     owner: str = ""

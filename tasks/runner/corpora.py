@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,11 @@ from tasks.tracking import registry
 
 
 def look_for_new(settings: Settings, name: str, run: str) -> list[Slice]:
-    """Look at a corpus, say what there is, and give the slices that this run registered."""
+    """Look at a corpus, say what there is, and give the slices that this run registered.
+
+    Raises:
+        DataInvalid: Nothing is new, and something had to be by now; or a file cannot be read.
+    """
     corpus, store = find_corpus(name), open_store(settings.store)
     found = look(corpus, store, settings.home / "work", run=run)
     for each in found.new:
@@ -40,6 +45,7 @@ def look_for_new(settings: Settings, name: str, run: str) -> list[Slice]:
         have = current(store, name)
         newest = f"the newest slice is {have[-1].date}" if have else "nothing has arrived yet"
         print(f"corpus/{name}: no new data at {corpus.uri}: {found.known} slices as they were; {newest}")
+        _check_expected(corpus, have)
     return found.new
 
 
@@ -173,10 +179,23 @@ def materialise_corpus(
     return Materialised(str(kind), counts["rows"], meta)
 
 
+def _check_expected(corpus: Corpus, have: list[Slice]) -> None:
+    if corpus.expect_days is None or not have:
+        return
+    found = max(datetime.fromisoformat(each.found) for each in have)
+    days = (datetime.now(UTC) - found).total_seconds() / 86400
+    if days > corpus.expect_days:
+        raise DataInvalid(
+            f"corpus/{corpus.corpus}: nothing new at {corpus.uri} for {days:.1f} days, and something is "
+            f"expected every {corpus.expect_days:g}: ask whoever writes there; dates in paths are like 2026-11-22 "
+            "or 20261122"
+        )
+
+
 def _reference(
     corpus: Corpus, store: Store, settings: Settings, slice_: Slice
 ) -> tuple[str, dict[str, str]] | None:
-    """The champion's version, and the data sets that it learned from: digest -> kind; None while there is none.
+    """The champion's version, and the data sets that it learned from: digest -> kind. None without one.
 
     They are the sets of its plan of the corpus's kind, without those held out; where some of them are slices
     of this corpus, those alone.

@@ -1,4 +1,4 @@
-"""Figures of drift: by hand on small texts, against scipy and a brute force, and in the direction they claim."""
+"""Figures of drift: by hand, against scipy and all pairs, and in the direction that they claim."""
 
 from __future__ import annotations
 
