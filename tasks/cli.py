@@ -58,6 +58,7 @@ def _check(options: argparse.Namespace, _: Settings) -> int:
 
 def _plan(options: argparse.Namespace, places: Settings) -> int:
     from tasks.artefacts import open_store
+    from tasks.runner.costs import expectation
     from tasks.runner.planner import freeze, link_all, preview, write_plan
 
     run = options.run or new_run()
@@ -70,7 +71,9 @@ def _plan(options: argparse.Namespace, places: Settings) -> int:
             print("no change: every step is a cache hit and its result is the champion\n")
             print(store.read(f"runs/{run}/summary.md").decode())
         return 0
-    _print_preview(plan, preview(plan, store))
+    seen = preview(plan, store)
+    _print_preview(plan, seen)
+    print(expectation(plan, seen, store))
     return 0
 
 

@@ -44,6 +44,15 @@ def judged_against(store: Store, version: VersionInfo) -> Judged | None:
     return Judged(found.digest) if found else None
 
 
+def between(store: Store, version: VersionInfo) -> str:
+    """What came between a version's evidence and now, in words; "" for the champion, or where nothing did."""
+    champion = registry.find_version(version.name, "champion")
+    if champion is None or champion.version == version.version:
+        return ""
+    lines = ledger.history(store, version.name)
+    return overtaken(judged_against(store, version), champion.version, champion.digest, lines)
+
+
 def overtaken(
     judged: Judged | None, champion: str | None, digest: str | None, lines: Sequence[ledger.Line]
 ) -> str:

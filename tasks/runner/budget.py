@@ -89,6 +89,23 @@ def spent_by(store: Store, plan: Plan, *, but: str = "") -> Spent:
     return total(found.values())
 
 
+def expected_seconds(store: Store, plan: Plan, step: PlannedStep, tokens: int | None) -> float | None:
+    """Device seconds of a whole step: those of its last run on such a machine, by the tokens of then and now.
+
+    None where it never ran so.
+    """
+    last = read_record(store, latest_key(plan.recipe, step.name))
+    if (
+        last is None
+        or last.device_seconds <= 0
+        or (last.stage, last.method) != (step.stage, step.method)
+        or last.resources != step.resources
+    ):
+        return None
+    before = last.metrics.get("tokens")
+    return last.device_seconds * (tokens / before if tokens and before else 1.0)
+
+
 def stopped_runs(store: Store, intent: str) -> list[str]:
     """The runs of one intent that their budget stopped, until one of them came to its end."""
     key = _stops_key(intent)
@@ -227,24 +244,14 @@ class Guard:
         return min(shares)
 
     def _expected(self, method: Method, inputs: Mapping[str, list[Output]]) -> float | None:
-        """Device seconds of the whole step: those of its last run, by the tokens of then and now."""
-        last = read_record(self._store, latest_key(self._plan.recipe, self._step.name))
-        if (
-            last is None
-            or last.device_seconds <= 0
-            or (last.stage, last.method) != (self._step.stage, self._step.method)
-            or last.resources != self._step.resources
-        ):
-            return None
-        if method.estimate is None or not last.metrics.get("tokens"):
-            return last.device_seconds
-        metas: dict[str, list[Mapping[str, Any]]] = {
-            port: [load_manifest(self._store, each.digest).meta for each in many]
-            for port, many in inputs.items()
-        }
-        tokens = method.estimate(method.options.model_validate(self._step.options), metas).tokens
-        share = tokens / last.metrics["tokens"] if tokens else 1.0
-        return last.device_seconds * share
+        tokens = None
+        if method.estimate is not None:
+            metas: dict[str, list[Mapping[str, Any]]] = {
+                port: [load_manifest(self._store, each.digest).meta for each in many]
+                for port, many in inputs.items()
+            }
+            tokens = method.estimate(method.options.model_validate(self._step.options), metas).tokens
+        return expected_seconds(self._store, self._plan, self._step, tokens)
 
     def _told(self, taken: Spent) -> str:
         assert self._limit is not None

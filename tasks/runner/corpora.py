@@ -187,8 +187,8 @@ def _check_expected(corpus: Corpus, have: list[Slice]) -> None:
     if days > corpus.expect_days:
         raise DataInvalid(
             f"corpus/{corpus.corpus}: nothing new at {corpus.uri} for {days:.1f} days, and something is "
-            f"expected every {corpus.expect_days:g}: ask whoever writes there; dates in paths are 2026-11-22 or "
-            "20261122"
+            f"expected every {corpus.expect_days:g}: ask whoever writes there; dates in paths are 2026-11-22 "
+            "or 20261122"
         )
 
 

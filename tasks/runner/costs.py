@@ -16,7 +16,7 @@ from tasks.recipe.plan import Plan
 from tasks.release.prices import price_table
 from tasks.release.spending import Spent, StepSpending, read_spending, spent_at, total
 from tasks.runner import budget
-from tasks.runner.planner import run_of
+from tasks.runner.planner import Preview, run_of
 from tasks.runner.process import read_plan
 from tasks.runner.records import StepRecord
 from tasks.runner.settings import Settings
@@ -107,6 +107,24 @@ def raise_budget(settings: Settings, uri: str, limit: Budget, by: str, reason: s
         f"budget of run '{plan.run}': {was} -> {now} by {by}: {reason}\n"
         f"used so far: {_words(_figures(taken), plan.currency)}"
     )
+
+
+def expectation(plan: Plan, seen: Sequence[Preview], store: Store) -> str:
+    """What the steps that would run are expected to take, and the budget, in words."""
+    spent, unknown = Spent(), []
+    for each in seen:
+        if each.cached:
+            continue
+        tokens = each.estimate.tokens if each.estimate else None
+        seconds = budget.expected_seconds(store, plan, each.step, tokens)
+        if seconds is None:
+            unknown.append(each.step.name)
+        else:
+            spent += spent_at(plan.rates.get(each.step.resources), seconds)
+    words = f"expected, by what the steps took last time: {_words(_figures(spent), plan.currency)}"
+    if unknown:
+        words += f", and what {', '.join(unknown)} will take, which never ran so"
+    return f"{words}; budget: {_limits(budget.limit_of(store, plan), plan.currency)}"
 
 
 def _runs(store: Store) -> list[str]:

@@ -13,12 +13,14 @@ from tasks.recipe.plan import Plan
 from tasks.release import promote as decisions
 from tasks.release import signature
 from tasks.release.keys import key_id, public_text, signing_key
+from tasks.release.overtaken import between
 from tasks.release.register import ReleaseRecord, register
 from tasks.runner.logbook import open_parent
 from tasks.runner.planner import run_of
 from tasks.runner.process import read_plan
 from tasks.runner.settings import Settings
 from tasks.tracking import ledger, registry, runs
+from tasks.tracking.registry import VersionInfo
 
 
 def register_run(plan: Plan, uri: str, store: Store, settings: Settings) -> ReleaseRecord:
@@ -121,16 +123,20 @@ def own_key(settings: Settings) -> str:
 
 def summary_of(settings: Settings, plan: str | None, model: str | None, version: str | None) -> str:
     """The markdown summary that the approval shows."""
+    asked: VersionInfo | None = None
     if plan is not None:
         frozen, store = read_plan(plan)
         run = frozen.run
     else:
         store, name, number, _ = _target(settings, None, model, version)
-        run = registry.version(name, number).tags.get("perennial.run", "")
+        asked = registry.version(name, number)
+        run = asked.tags.get("perennial.run", "")
     key = f"runs/{run}/summary.md"
     if not run or store.stat(key) is None:
         raise ConfigInvalid(f"there is no summary of run '{run}' in {store.uri}: it has registered nothing")
-    return store.read(key).decode()
+    came = between(store, asked) if asked else ""
+    note = f"> **Judged against another champion**: {came}. Promoting it needs `--over`.\n\n" if came else ""
+    return note + store.read(key).decode()
 
 
 def print_history(settings: Settings, model: str, at: str | None) -> None:

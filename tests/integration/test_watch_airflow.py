@@ -1,4 +1,4 @@
-"""The DAG that looks for new data, under Airflow's own task runner with the real command: one event a slice."""
+"""The DAG that looks for new data, under Airflow's own task runner, with the real command."""
 
 from __future__ import annotations
 
