@@ -274,10 +274,12 @@ def _execute(
 
 
 def _tick(guard: budget.Guard, attempt: Attempt) -> float:
-    """Look at the budget; a method that asks nobody whether to stop is ended."""
+    """Look at the budget; a method that asks nobody whether to stop is ended, once."""
     seconds = guard.tick()
-    if guard.exceeded and attempt.context is not None and not attempt.context.cooperative:
-        attempt.interrupt()
+    if guard.exceeded and not attempt.stop.is_set():
+        attempt.stop.set()
+        if attempt.context is not None and not attempt.context.cooperative:
+            attempt.interrupt()
     return seconds
 
 

@@ -155,9 +155,16 @@ def test_a_method_that_asks_nobody_is_interrupted(
     method = Method("work", Work, METHOD.inputs, METHOD.outputs, deaf)
     monkeypatch.setattr(step, "load_method", lambda *_: method)
     asked = attempt(settings, store)
-    asked.interrupt = told.set
+    times: list[float] = []
+
+    def interrupt() -> None:
+        times.append(time.monotonic())
+        threading.Timer(0.5, told.set).start()  # as long as it takes to unwind, it is not told again
+
+    asked.interrupt = interrupt
     with pytest.raises(OverBudget, match="stopped by SIGTERM"):
         step.run_step(plan("one", data, 0.0, hours(0.3)), "long", asked)
+    assert len(times) == 1
 
 
 def test_a_step_that_took_more_last_time_than_is_left_does_not_start(
