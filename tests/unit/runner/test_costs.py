@@ -38,9 +38,8 @@ def freeze(store: Store, run: str, *steps: PlannedStep, **more: Any) -> Plan:
 def record(store: Store, run: str, step: str, hours: float, **more: Any) -> StepRecord:
     fields = {
         "fingerprint": "f" * 64, "step": step, "stage": "sft", "method": "completion", "options": {},
-def spent(
-    store: Store, run: str, step: str, hours: float, carried: float = 0.0, resources: str = "cpu"
-) -> None:
+        "inputs": {}, "ingredients": {}, "outputs": {}, "metrics": {}, "figure": "", "reasons": [],
+        "run": run,
         "started": "", "finished": "", "device_seconds": hours * 3600, "resources": "cpu",
     }  # fmt: skip
     made = StepRecord.model_validate({**fields, **more})
