@@ -18,7 +18,7 @@ from tasks.recipe.uris import check_place
 from tasks.sources import FILE_NAME, materialise, write_rows
 from tasks.sources.files import rows_in
 from tasks.sources.listing import Listing, list_files
-from tasks.sources.watching.slices import File, Slice, add, current, every
+from tasks.sources.watching.slices import File, Slice, add, current, give
 
 _DATE = re.compile(r"(?<!\d)(\d{4})[-/_]?(\d\d)[-/_]?(\d\d)(?!\d)")
 
@@ -30,7 +30,7 @@ class Look:
     """What a look found.
 
     Attributes:
-        new: Slices that were registered, now or by an earlier attempt of the same run.
+        new: Slices to act on.
         known: How many dates were known and are as they were.
         unsettled: Files too young to be read yet.
         undated: Files without a date in their path, which belong to no slice.
@@ -43,13 +43,16 @@ class Look:
 
 
 def look(corpus: Corpus, store: Store, work: Path, *, run: str, now: datetime | None = None) -> Look:
-    """Register what is new. A second look at the same files finds nothing; a retry of one run finds the same.
+    """Register what is new, every date that can be read.
+
+    With a `run` it gives all that no other run was given, so that whoever starts trainings on it misses
+    nothing: what a look by hand found before, or one that failed half-way. A retry gives the same again.
 
     Args:
         corpus: Where to look.
         store: Gets the slices.
         work: A folder for files on their way.
-        run: Who looks.
+        run: Who looks; "" by hand, which gives what is new since the last look of all.
         now: The moment; for tests.
 
     Raises:
@@ -59,31 +62,42 @@ def look(corpus: Corpus, store: Store, work: Path, *, run: str, now: datetime | 
     """
     now = now or datetime.now(UTC)
     check_place(corpus.uri)
-    mine = [each for each in every(store, corpus.corpus) if run and each.found_by == run]
     work.mkdir(parents=True, exist_ok=True)
-    if corpus.uri.startswith(WITHOUT_FILES):
-        return _whole(corpus, store, work, run, now, mine)
+    find = _whole if corpus.uri.startswith(WITHOUT_FILES) else _files
+    found = find(corpus, store, work, run, now)
+    return replace(found, new=give(store, corpus.corpus, run, now)) if run else found
+
+
+def _files(corpus: Corpus, store: Store, work: Path, run: str, now: datetime) -> Look:
+    """Every date of a place with files."""
     try:
         files = list_files(corpus.uri)
     except DataInvalid:  # an empty place is one where nothing has arrived yet
-        return Look(mine, len(current(store, corpus.corpus)), [], [])
+        return Look([], len(current(store, corpus.corpus)), [], [])
     names, unsettled = _settled(files, now - timedelta(minutes=corpus.settle_minutes))
     dated, undated = by_date(corpus, files, names)
     before = {each.date: each for each in current(store, corpus.corpus)}
-    new, known = list(mine), 0
+    found = Look([], 0, unsettled, undated)
+    broken: list[str] = []
     for day, members in sorted(dated.items()):
         seen = [_file(files, name) for name in members]
         old = before.get(day)
-        if old is not None and old.files == seen:
-            known += 1
-            continue
-        rows = rows_in(replace(files, names=members), corpus.uri, corpus.kind, "all", corpus.options)
-        made = _commit(corpus, store, work, rows, day, seen, old, run, now)
-        if made is not None:
-            new.append(made)
+        made = None
+        if old is None or old.files != seen:
+            rows = rows_in(replace(files, names=members), corpus.uri, corpus.kind, "all", corpus.options)
+            try:
+                made = _commit(corpus, store, work, rows, day, seen, old, run, now)
+            except DataInvalid as error:
+                broken.append(f"{day}: {error}")
+                continue
+        if made is None:
+            found = replace(found, known=found.known + 1)
         else:
-            known += 1
-    return Look(new, known, unsettled, undated)
+            found.new.append(made)
+    if broken:
+        rest = f"; {len(found.new)} other new slices are registered" if found.new else ""
+        raise DataInvalid(f"corpus/{corpus.corpus}: {'; '.join(broken)}{rest}")
+    return found
 
 
 def by_date(corpus: Corpus, files: Listing, names: Iterable[str]) -> tuple[dict[str, list[str]], list[str]]:
@@ -177,7 +191,7 @@ def _register(
     return made
 
 
-def _whole(corpus: Corpus, store: Store, work: Path, run: str, now: datetime, mine: list[Slice]) -> Look:
+def _whole(corpus: Corpus, store: Store, work: Path, run: str, now: datetime) -> Look:
     """A source without files: one slice, dated today, wherever its rows differ from the last slice's."""
     have = current(store, corpus.corpus)
     directory = Path(tempfile.mkdtemp(prefix="slice-", dir=work))
@@ -186,9 +200,8 @@ def _whole(corpus: Corpus, store: Store, work: Path, run: str, now: datetime, mi
             corpus.uri, kind=corpus.kind, split="all", options=corpus.options, directory=directory
         )
         counts = {name: made.meta[name] for name in ("rows", "characters", "bytes")}
-        day = now.date().isoformat()
         last = have[-1] if have else None
-        new = _register(corpus, store, directory, counts, day, [], last, run, now)
+        new = _register(corpus, store, directory, counts, now.date().isoformat(), [], last, run, now)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    return Look([*mine, *([new] if new else [])], len(have), [], [])
+    return Look([new] if new else [], len(have), [], [])

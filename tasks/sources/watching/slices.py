@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Slice(BaseModel):
         number: 1 for the first of the date; higher once its files changed.
         digest: Of the artefact with its rows.
         found: When, ISO 8601, UTC.
-        found_by: The run that found it: the same run asked again gives the same answer.
+        found_by: The run that found it; "" by hand.
         uri: Where it was found.
     """
 
@@ -81,6 +82,20 @@ def add(store: Store, new: Slice) -> None:
     data = json.dumps(new.model_dump(), sort_keys=True, indent=1).encode()
     if not store.write(key, data, if_absent=True):
         raise Infrastructure(f"{store.locate(key)} was registered by somebody else meanwhile; look again")
+
+
+def give(store: Store, name: str, run: str, now: datetime) -> list[Slice]:
+    """The slices that no other run was given; that this one was is noted in `corpus/<name>/looks/<run>.json`."""
+    taken: set[str] = set()
+    own = f"corpus/{name}/looks/{run}.json"
+    for stat in store.list(f"corpus/{name}/looks/"):
+        if stat.key != own:
+            taken |= set(json.loads(store.read(stat.key))["slices"])
+    new = [each for each in every(store, name) if f"{each.date}.{each.number}" not in taken]
+    if new:
+        words = {"slices": [f"{each.date}.{each.number}" for each in new], "time": now.isoformat()}
+        store.write(own, json.dumps(words, indent=1).encode())
+    return new
 
 
 def chosen(store: Store, which: Which) -> list[Slice]:

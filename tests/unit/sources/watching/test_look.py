@@ -71,6 +71,21 @@ def test_a_second_look_finds_nothing_and_a_retry_of_one_run_finds_the_same(
     assert (again.new, again.known) == ([], 1)
 
 
+def test_what_was_found_by_hand_or_by_a_look_that_failed_is_given_to_the_next_run(
+    place: Path, store: Store, tmp_path: Path
+) -> None:
+    put(place, "2026-01-05.jsonl", "one is here")
+    assert dates(looked(place, store, tmp_path, run="")) == ["2026-01-05"]
+    assert dates(looked(place, store, tmp_path, run="")) == []
+    (place / "2026-01-12.jsonl").write_text('{"key": "a"')
+    put(place, "2026-01-19.jsonl", "three is here")
+    with pytest.raises(DataInvalid, match=r"2026-01-12: 2026-01-12\.jsonl:1: cut short.*1 other new slices"):
+        looked(place, store, tmp_path, run="one")
+    put(place, "2026-01-12.jsonl", "two is here")  # the remedy
+    assert dates(looked(place, store, tmp_path, run="two")) == ["2026-01-05", "2026-01-12", "2026-01-19"]
+    assert dates(looked(place, store, tmp_path, run="three")) == []
+
+
 def test_a_late_file_makes_another_number_of_its_date_and_the_old_stays(
     place: Path, store: Store, tmp_path: Path
 ) -> None:
