@@ -85,7 +85,7 @@ def add(store: Store, new: Slice) -> None:
 
 
 def give(store: Store, name: str, run: str, now: datetime) -> list[Slice]:
-    """The slices that no other run was given; that this one was is noted in `corpus/<name>/looks/<run>.json`."""
+    """The slices that no other run was given; `corpus/<name>/looks/<run>.json` notes that this one was."""
     taken: set[str] = set()
     own = f"corpus/{name}/looks/{run}.json"
     for stat in store.list(f"corpus/{name}/looks/"):
