@@ -18,7 +18,7 @@ COPY docker/requirements/ ./requirements/
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,source=docker/wheels,target=/wheels \
     pip install --require-hashes --no-deps -r requirements/build.txt \
     && pip install -c constraints.txt ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch \
-    && pip install --require-hashes --no-deps -r requirements/tasks.txt
+    && pip install --require-hashes --no-deps --no-build-isolation -r requirements/tasks.txt
 # DeepSpeed without operations: nothing trains in this image.
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,source=docker/wheels,target=/wheels \
     DS_BUILD_OPS=0 pip install --require-hashes --no-deps --no-build-isolation -r requirements/deepspeed.txt

@@ -10,6 +10,7 @@ ARG BASE
 ARG CUDA
 
 # The compiler and headers of CUDA; nothing of it is in the image, whose libraries come with torch.
+# hadolint ignore=DL3049
 FROM ${CUDA} AS cuda
 
 # The instructions up to the packages are those of cpu.Dockerfile, so that a build for the CPU has their layers.
@@ -25,7 +26,7 @@ COPY docker/requirements/ ./requirements/
 RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,source=docker/wheels,target=/wheels \
     pip install --require-hashes --no-deps -r requirements/build.txt \
     && pip install -c constraints.txt ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} torch \
-    && pip install --require-hashes --no-deps -r requirements/tasks.txt
+    && pip install --require-hashes --no-deps --no-build-isolation -r requirements/tasks.txt
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*

@@ -12,6 +12,7 @@ from tasks.evaluate.methods import (
     lm_eval,
     membership,
     suite,
+    toxicity,
     tunability,
 )
 from tasks.stage import Method
@@ -21,6 +22,7 @@ METHODS: dict[str, Method] = {
     "lm_eval": lm_eval.METHOD,
     "membership": membership.METHOD,
     "canaries": canaries.METHOD,
+    "toxicity": toxicity.METHOD,
     "tunability": tunability.METHOD,
     "elasticity": elasticity.METHOD,
     "disalignment": disalignment.METHOD,

@@ -1,4 +1,4 @@
-"""The tables of items, in parquet: what every figure was computed from, and what changed between models."""
+"""The tables of items, in parquet: what every figure was computed from."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy
 import pyarrow
 import pyarrow.parquet
 
-from tasks.evaluate.measure import Array, Columns, Ratio
-from tasks.evaluate.report import ROLES, Measured, outcomes_of
+from tasks.evaluate.measure import Array, Columns, is_text, texts
+from tasks.evaluate.report import Measured
 
 
 def plain_name(name: str) -> str:
@@ -34,6 +34,8 @@ def write_items(directory: Path, measured: Sequence[Measured]) -> None:
     for each in measured:
         for role, columns in each.columns.items():
             for name, values in columns.items():
+                if is_text(values):
+                    continue
                 if f"{role}.{name}" in table:
                     raise ValueError(f"port '{each.task.port}': two measures have a column '{name}'")
                 table[f"{role}.{name}"] = arrow(values)
@@ -41,51 +43,25 @@ def write_items(directory: Path, measured: Sequence[Measured]) -> None:
     pyarrow.parquet.write_table(pyarrow.table(table), directory / f"{plain_name(measured[0].name)}.parquet")
 
 
-def write_changed(directory: Path, measured: Sequence[Measured]) -> None:
-    """The items of a set whose outcome is not the champion's or the baseline's, with their text.
+def write_said(directory: Path, measured: Sequence[Measured]) -> None:
+    """What each model said to every item of a set, `<role>.<column>`; no file where none spoke.
 
-    A row an item, a measure and a model that it is compared with: `key`, `measure`, `figure`, `against`, the
-    outcome then (`was`) and `now`, and what `Measure.shown` shows. No file where nothing changed. Only for
-    eyes that may see the set.
+    Only for eyes that may see the set.
     """
-    found = [row for each in measured for row in _changed(each)]
-    if not found:
+    table: dict[str, Any] = {
+        f"{role}.{name}": arrow(values)
+        for each in measured
+        for role, columns in each.columns.items()
+        for name, values in columns.items()
+        if is_text(values)
+    }
+    if not table:
         return
-    heads = list(dict.fromkeys(head for row in found for head in row))
-    table = pyarrow.table({head: [row.get(head) for row in found] for head in heads})
     directory.mkdir(parents=True, exist_ok=True)
-    pyarrow.parquet.write_table(table, directory / f"{plain_name(measured[0].name)}.parquet")
-
-
-def _changed(measured: Measured) -> list[dict[str, Any]]:
-    """Of the measure's first figure that is right or wrong per item; none where it has no such figure."""
-    measure, candidate = measured.task.measure, measured.columns["model"]
-    found = []
-    for role in ROLES[1:]:
-        if role not in measured.columns or measured.columns[role] is candidate:
-            continue
-        for figure in measure.figures:
-            if not isinstance(figure.of, Ratio) or figure.of.top not in candidate:
-                continue
-            now_N, was_N = outcomes_of(figure, candidate), outcomes_of(figure, measured.columns[role])
-            if now_N is None or was_N is None:
-                continue
-            for place in numpy.flatnonzero(now_N != was_N).tolist():
-                if numpy.isfinite(now_N[place] + was_N[place]):
-                    row = measured.task.rows[place]
-                    found.append(
-                        {
-                            "key": row.key,
-                            "measure": measure.name,
-                            "figure": figure.name,
-                            "against": role,
-                            "was": float(was_N[place]),
-                            "now": float(now_N[place]),
-                            **measure.shown(row),
-                        }
-                    )
-            break
-    return found
+    keys = {"key": [row.key for row in measured[0].task.rows]}
+    pyarrow.parquet.write_table(
+        pyarrow.table(keys | table), directory / f"{plain_name(measured[0].name)}.parquet"
+    )
 
 
 def write_columns(path: Path, columns: Columns, facts: Mapping[str, Any]) -> None:
@@ -97,10 +73,21 @@ def write_columns(path: Path, columns: Columns, facts: Mapping[str, Any]) -> Non
 def read_columns(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
     """What `write_columns` wrote."""
     table = pyarrow.parquet.read_table(path)
-    columns = {name: numpy.array(table[name].to_pylist(), dtype=numpy.float64) for name in table.column_names}
+    columns = {
+        name: texts(held) if _holds_text(held) else numpy.array(held, dtype=numpy.float64)
+        for name in table.column_names
+        for held in [table[name].to_pylist()]
+    }
     return columns, json.loads(table.schema.metadata[b"facts"])
 
 
 def arrow(values: Array) -> Any:
-    """A column as Arrow has it: numbers, or a list of numbers per item; NaN stays NaN."""
+    """A column as Arrow has it: a number, a text, or a list of them per item; NaN stays NaN."""
+    if is_text(values):
+        return pyarrow.array(values.tolist())
     return pyarrow.array(values if values.ndim == 1 else list(values))
+
+
+def _holds_text(held: Sequence[Any]) -> bool:
+    first = held[0] if held else 0.0
+    return isinstance(first[0] if isinstance(first, list) and first else first, str)

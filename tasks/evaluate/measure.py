@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy
 
@@ -18,7 +18,25 @@ Array = numpy.ndarray[Any, numpy.dtype[numpy.float64]]
 """Numbers in float64."""
 
 Columns = Mapping[str, Array]
-"""Name -> one number per item, shape (N,), or a fixed number of them, (N, K). NaN where an item has none."""
+"""Name -> one number per item, shape (N,), or a fixed number of them, (N, K). NaN where an item has none.
+
+A column of `texts` is what a model said; figures are computed from numbers alone.
+"""
+
+
+def texts(said: Sequence[Any] | numpy.ndarray[Any, Any]) -> Array:
+    """A column of texts, (N,) or (N, K): what a model said, for restricted eyes.
+
+    Args:
+        said: A text per item, or the same number of texts for each.
+    """
+    return cast(Array, numpy.array(said, dtype=object))
+
+
+def is_text(column: Array) -> bool:
+    """Whether a column holds texts."""
+    return column.dtype == object
+
 
 Estimate = Callable[[Columns, Array], Array]
 """From one model's columns and weights_RN (how often each item counts in each of R resamples; one row of ones
@@ -92,6 +110,7 @@ class Measure:
         doc: One line.
         paper: The source, or "".
         applies: Whether the options ask for it at all (few-shot curves only where shots are given).
+        said: What a model said of the row at a place, from its columns, for the restricted report.
     """
 
     name: str
@@ -105,6 +124,7 @@ class Measure:
     doc: str
     paper: str = ""
     applies: Callable[[Any], bool] = lambda options: True
+    said: Callable[[Any, Columns, int], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -146,9 +166,11 @@ class Share:
 
     Attributes:
         true_of: From both models' columns, 1 or 0 per item, NaN where the question does not arise.
+        column: The column of rights and wrongs that it is about, where it is about one.
     """
 
     true_of: Callable[[Columns, Columns], Array]
+    column: str = ""
 
     def __call__(self, columns: Columns, other: Columns, weights_RN: Array) -> Array:
         """The share in every resample."""
@@ -172,7 +194,7 @@ def flips(right: str, was: bool) -> Share:
         flipped_N = (then_N == float(was)) & (now_N == float(not was))
         return numpy.where(numpy.isfinite(now_N + then_N), flipped_N.astype(numpy.float64), numpy.nan)
 
-    return Share(changed)
+    return Share(changed, right)
 
 
 def _outcomes(column_N: Array) -> Array | None:

@@ -12,6 +12,9 @@ from tasks.stage import Options
 SHOTS = (0, 1, 2, 3, 4, 5, 8, 10, 16, 25, 32)
 """The numbers of examples that there are figures for."""
 
+TEMPLATES = ("exam_prompt", "wordings", "wordings_unseen", "question_prompt")
+"""The options that are prompt templates: the manifest has the digest of each that a measure uses."""
+
 
 class SuiteOptions(Options):
     """Options of the evaluation."""
@@ -207,6 +210,12 @@ class SuiteOptions(Options):
         ge=200,
         description="longest text in which a sentence is looked for; a quarter and a half of it are used too",
         json_schema_extra={"unit": "characters", "source": "fits into 1,024 tokens of most tokenizers"},
+    )
+    latency_tokens: int = Field(
+        default=0,
+        ge=0,
+        description="new tokens that each model generates to be timed (metric latency_ms); 0 times none",
+        json_schema_extra={"unit": "tokens", "source": "32 take some tenths of a second for small models"},
     )
     limit: int | None = Field(
         default=None,

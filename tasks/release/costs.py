@@ -9,7 +9,7 @@ from tasks.release.records import PlanFacts, StepRecord
 from tasks.release.spending import Spent, spent_at, total
 
 LATENCY = "latency_ms"
-"""The metric of the report step, or of a probe that it reads, with the time for one new token."""
+"""The metric of the report step with the time for one new token (its option `latency_tokens`)."""
 
 
 def known_figures(plan: PlanFacts, records: Mapping[str, StepRecord]) -> dict[str, Known]:
@@ -63,7 +63,7 @@ def _latency(plan: PlanFacts, records: Mapping[str, StepRecord]) -> Known:
     report = records[plan.release.report.partition(".")[0]]
     if LATENCY in report.metrics:
         return Known(report.metrics[LATENCY])
-    return Known(None, f"step '{report.step}' has measured none (metric '{LATENCY}')")
+    return Known(None, f"step '{report.step}' has measured none: set its option latency_tokens")
 
 
 def cost_of(record: StepRecord, plan: PlanFacts) -> Spent:

@@ -14,7 +14,7 @@ SIDE, EDGE = 320, 40
 
 
 def interval(gate: GateResult, say: Callable[[float], str]) -> str:
-    """A gate's interval beside its limit (dashed), zero as a thin line."""
+    """A gate's interval beside its limit (dashed), zero as a thin line; right of the limit passes."""
     if gate.value is None or gate.low is None or gate.high is None:
         return ""
     places = [gate.low, gate.high, gate.value, gate.threshold, *([0.0] if gate.against != "none" else [])]
@@ -22,7 +22,7 @@ def interval(gate: GateResult, say: Callable[[float], str]) -> str:
     scale = (WIDTH - 2 * PAD) / ((high - low) or 1.0)
 
     def at(value: float) -> str:
-        return f"{PAD + (value - low) * scale:.1f}"
+        return f"{PAD + (high - value if gate.sign == 1 else value - low) * scale:.1f}"
 
     middle = HEIGHT // 2
     zero = f'<path class="zero" d="M{at(0)} 2V{HEIGHT - 2}"/>' if gate.against != "none" else ""
@@ -51,11 +51,12 @@ def forgetting(gates: Sequence[GateResult]) -> str:
     Empty where the gates of `update` do not name both.
     """
     new, old = _sides(gates, "update-new-"), _sides(gates, "update-old-")
-    pairs = [(one, other) for unit, one in new for other_unit, other in old if unit == other_unit]
+    pairs = [(unit, one, other) for unit, one in new for other_unit, other in old if unit == other_unit]
     if not pairs:
         return ""
     most = (
-        max(abs(end) for pair in pairs for side in pair for end in (side.low, side.high, side.value)) or 1.0
+        max(abs(end) for _, *pair in pairs for side in pair for end in (side.low, side.high, side.value))
+        or 1.0
     )
     half = SIDE / 2
 
@@ -67,7 +68,7 @@ def forgetting(gates: Sequence[GateResult]) -> str:
         f"H{at(other.high):.1f}M{at(other.value):.1f} {at(-one.low):.1f}V{at(-one.high):.1f}"
         f'"/><circle class="dot" cx="{at(other.value):.1f}" cy="{at(-one.value):.1f}" r="5"/>'
         f'<text x="{at(other.value) + 8:.1f}" y="{at(-one.value) - 8:.1f}">{number}</text></g>'
-        for number, (one, other) in enumerate(pairs, 1)
+        for number, (_, one, other) in enumerate(pairs, 1)
     )
     corners = "".join(
         f'<text x="{x}" y="{y}" text-anchor="{anchor}">{text}</text>'
@@ -81,20 +82,26 @@ def forgetting(gates: Sequence[GateResult]) -> str:
         )
     )
     lines = "".join(
-        f"<li>{html.escape(one.name)} {one.value:+.1f} [{one.low:+.1f}, {one.high:+.1f}], "
-        f"{html.escape(other.name)} {other.value:+.1f} [{other.low:+.1f}, {other.high:+.1f}]</li>".replace(
-            "-0.0", "0.0"
-        )
-        for one, other in pairs
+        f"<li>{html.escape(one.name)} {_told(one, unit)}, {html.escape(other.name)} {_told(other, unit)}</li>"
+        for unit, one, other in pairs
     )
     return (
         '<h3>Forgetting against gain</h3><p class="note">Each cross is a new set and an old one, with the '
         "gates' own intervals. Up is gained on the new, right is gained on the old, in percent or points; "
-        "better is positive.</p>"
-        f'<svg class="scatter" viewBox="0 0 {SIDE} {SIDE}" role="img" aria-label="gain on new sets against '
-        f'gain on old sets"><path class="zero" d="M{half} {EDGE / 2}V{SIDE - EDGE / 2}'
-        f'M{EDGE / 2} {half}H{SIDE - EDGE / 2}"/>{corners}{crosses}</svg><ol>{lines}</ol>'
+        "better is positive. Red where an interval shows a loss, of which the gate may allow some.</p>"
+        f'<div class="beside"><svg class="scatter" viewBox="0 0 {SIDE} {SIDE}" role="img" '
+        'aria-label="gain on new sets against gain on old sets">'
+        f'<path class="zero" d="M{half} {EDGE / 2}V{SIDE - EDGE / 2}'
+        f'M{EDGE / 2} {half}H{SIDE - EDGE / 2}"/>{corners}{crosses}</svg><ol>{lines}</ol></div>'
     )
+
+
+def _told(side: _Side, unit: str) -> str:
+    """A gain in words: with its sign, a real minus, its interval and its unit once."""
+    value, low, high = (
+        f"{round(each, 1) or 0.0:+.1f}".replace("-", "\u2212") for each in (side.value, side.low, side.high)
+    )
+    return f"{value} {unit} [{low}, {high}]"
 
 
 def _sides(gates: Sequence[GateResult], start: str) -> list[tuple[str, _Side]]:

@@ -10,21 +10,54 @@ import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 from tasks.recipe.failures import ConfigInvalid, GatesFailed
 from tasks.recipe.gate_sets.expand import RUN_FIGURES
 from tasks.recipe.models import Gate
 from tasks.release.intervals import Ends, detectable, ends, needed
-from tasks.release.records import MeasuredSet, Report
+from tasks.release.records import ChangedItems, MeasuredSet, Report
 
 Correction = Literal["bonferroni", "none"]
 Verdict = Literal["passed", "failed", "undecided"]
+UNITS = {"run.device_hours": "h", "model.bytes": "bytes", "model.latency_ms": "ms"}
+"""Of the figures of a run; the others have none, or the recipe's currency."""
+
 FEWEST = 2
 """Items below which there is no interval."""
 
+GAP = "_gap"
+"""Behind a figure's name: its largest difference between two groups."""
+
+MOST_KEYS = 50
+"""Changed items of each direction that a verdict names; the report has the rest."""
+
 MOST_NEEDED = 1000
 """Times as many items as there are; where more would be needed, no number is told."""
+
+
+@dataclass(frozen=True)
+class Changed:
+    """The items that a verdict is about.
+
+    Attributes:
+        set: Of the report.
+        figure: What was looked at item by item.
+        against: The other model.
+        worse: How many items became worse.
+        better: How many became better.
+        worse_keys: The first of them, at most `MOST_KEYS`.
+        better_keys: Likewise.
+    """
+
+    set: str
+    figure: str
+    against: str
+    worse: int
+    better: int
+    worse_keys: tuple[str, ...]
+    better_keys: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -52,6 +85,8 @@ class GateResult:
         detectable: The smallest distance from the limit that these items decide on four times in five.
         needed: About how many items would have decided an undecided gate.
         reason: Why the rule is there.
+        changed: The items that it is about, by key: those that became worse and better than under the model
+            that it compares with. None for a figure of no items, or against nothing.
     """
 
     gate: str
@@ -77,6 +112,7 @@ class GateResult:
     detectable: float | None = None
     needed: int | None = None
     reason: str = ""
+    changed: Changed | None = None
 
 
 @dataclass(frozen=True)
@@ -125,7 +161,8 @@ def judge(
     found = []
     for gate in gates:
         try:
-            found.append(_judge(gate, report, share, known or {}))
+            result = _judge(gate, report, share, known or {})
+            found.append(replace(result, changed=_changed(gate, report)))
         except ConfigInvalid as error:
             raise ConfigInvalid(f"gate '{gate.gate}': {error}") from error
     return found
@@ -206,9 +243,10 @@ def _judge_known(gate: Gate, figure_: Known) -> GateResult:
         return _result(gate, limit, "undecided", text)
     verdict: Verdict = "passed" if limit.kept(figure_.value) else "failed"
     reason = "" if verdict == "passed" else f". {gate.reason}"
+    say = partial(known_figure, gate.measure)
     text = (
-        f"{gate.gate}: {_word(verdict, gate)}: {gate.measure} is {figure_.value:.4g}, "
-        f"allowed {_rule(limit, '{:.4g}'.format)}{reason}"
+        f"{gate.gate}: {_word(verdict, gate)}: {gate.measure} is {say(figure_.value)}, "
+        f"allowed {_rule(limit, say)}{reason}"
     )
     return _result(gate, limit, verdict, text, value=figure_.value)
 
@@ -358,6 +396,28 @@ def _find(gate: Gate, report: Report) -> MeasuredSet | None:
     return known[gate.measure]
 
 
+def _changed(gate: Gate, report: Report) -> Changed | None:
+    """The changed items that the gate's figure follows from."""
+    name, _, figure_ = gate.measure.rpartition(".")
+    wanted = figure_.removesuffix(GAP)
+
+    def about(each: ChangedItems) -> bool:
+        return each.set == name and each.against == gate.against and wanted in (each.figure, *each.figures)
+
+    found = next((each for each in report.changed if about(each)), None)
+    if found is None:
+        return None
+    return Changed(
+        name,
+        found.figure,
+        found.against,
+        found.counts["worse"],
+        found.counts["better"],
+        tuple(found.worse[:MOST_KEYS]),
+        tuple(found.better[:MOST_KEYS]),
+    )
+
+
 def _word(verdict: Verdict, gate: Gate) -> str:
     if verdict == "passed":
         return "passed"
@@ -381,6 +441,12 @@ def figure(value: float, percent: bool) -> str:
     """A figure as people read it: a change in percent with its sign, or four significant digits."""
     value = value or 0.0  # no minus before a zero
     return f"{value:+.1%}" if percent else f"{value:.4g}"
+
+
+def known_figure(measure: str, value: float) -> str:
+    """A figure of the run as people read it, with its unit."""
+    number = f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
+    return f"{number} {UNITS.get(measure, '')}".rstrip()
 
 
 def told(value: float, *, percent: bool, change: bool, unit: str) -> str:

@@ -168,11 +168,33 @@ class MeasuredSet(Facts):
     against: dict[str, Delta | None] = Field(default_factory=dict)
 
 
+class ChangedItems(Facts):
+    """The items of a set that became worse and better than under another model, by key.
+
+    Attributes:
+        set: The set's name.
+        figure: What was looked at item by item.
+        figures: The other figures of the set that follow from it.
+        counts: How many items are `worse` and `better`.
+        worse: Their keys: all of them, or those that changed most.
+        better: Likewise.
+    """
+
+    set: str
+    figure: str
+    figures: list[str] = Field(default_factory=list)
+    against: str
+    counts: dict[Literal["worse", "better"], int]
+    worse: list[str]
+    better: list[str]
+
+
 class Report(Facts):
     """report.json of the evaluate stage."""
 
     models: dict[str, dict[str, Any] | None] = Field(default_factory=dict)
     sets: list[MeasuredSet]
+    changed: list[ChangedItems] = Field(default_factory=list)
 
     def same_model(self, role: str) -> bool:
         """The model in this role is the candidate itself."""

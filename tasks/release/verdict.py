@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -11,15 +12,23 @@ from pathlib import Path
 
 from tasks.recipe.failures import PerennialError
 from tasks.recipe.gate_sets.expand import RUN_FIGURES
-from tasks.release.costs import hours
+from tasks.release.costs import LATENCY, hours
 from tasks.release.drawings import forgetting, interval
-from tasks.release.gates import MOST_NEEDED, GateResult, rule_words, stopped, told
+from tasks.release.gates import MOST_NEEDED, GateResult, known_figure, rule_words, stopped, told
+from tasks.release.mixture import mixture
 from tasks.release.records import PlanFacts, StepRecord, ancestors
 from tasks.release.summary import SIGNS, changes
 
 SCHEMA = 1
-MARKS = ("<!-- verdict -->", "<!-- gates -->", "<!-- changes -->", "<!-- run -->")
+MARKS = ("<!-- verdict -->", "<!-- gates -->", "<!-- changes -->", "<!-- mixture -->", "<!-- run -->")
 """Places in the page of the evaluate stage (tasks/evaluate/page); its style has the classes used below."""
+
+LEGEND = "<small>right of the dashed limit passes</small>"
+
+NBSP = "\u00a0"
+"""Between a number and its unit, so that no line ends there."""
+
+POINTS = f"{NBSP}points"
 
 OUTCOMES = {
     "registered": ("pass", "✓ The gates allow this release"),
@@ -60,6 +69,7 @@ def with_verdict(
         _verdict(outcome, headline, gates),
         _gates(gates, plan) + _open(gates) + forgetting(gates),
         _changes(records),
+        mixture(plan, records),
         _run(plan, records),
     )
     for mark, part in zip(MARKS, parts, strict=True):
@@ -88,7 +98,7 @@ def _short(gate: GateResult) -> str:
     if gate.value is not None:
         between = ""
         if gate.low is not None and gate.high is not None:
-            between = f" ({shown(gate, gate.low).removesuffix(' points')} to {shown(gate, gate.high)})"
+            between = f" ({shown(gate, gate.low).removesuffix(POINTS)} to {shown(gate, gate.high)})"
         against = "" if gate.against == "none" else f" against the {gate.against}"
         found = f"{shown(gate, gate.value)}{between}{against}"
     return (
@@ -113,11 +123,12 @@ def _gates(gates: Sequence[GateResult], plan: PlanFacts) -> str:
         note = (
             f'<p class="note">A gate with a confidence passes only where its whole interval keeps to the '
             f"limit, and fails only where the whole interval breaks it. The confidence holds "
-            f"{f'for all {tested} of them together' if corrected else 'for each of them alone'}.</p>"
+            f"{f'for all {tested} of them together' if corrected else 'for each of them alone'}. "
+            f"\u25bc and \u25b2 count the items that became worse and better.</p>"
         )
     head = "".join(
         f'<th scope="col">{each}</th>'
-        for each in ("Verdict", "Gate", "Found", "Interval and limit", "Allowed", "Items")
+        for each in ("Verdict", "Gate", "Found", f"Interval{LEGEND}", "Allowed", "Items")
     )
     rows = "".join(_row(gate) for gate in ordered)
     return (
@@ -136,12 +147,13 @@ def _row(gate: GateResult) -> str:
     between = (
         ""
         if gate.low is None or gate.high is None
-        else f"<small>{shown(gate, gate.low)} to {shown(gate, gate.high)}</small>"
+        else f"<small>{shown(gate, gate.low).removesuffix(POINTS)} to {shown(gate, gate.high)}</small>"
     )
     sure = "" if gate.confidence is None else f"<small>{100 * gate.confidence:.4g} % confidence</small>"
     items = "" if gate.items is None else f"{gate.items:,}"
-    if gate.needed is not None:
+    if gate.needed is not None and gate.needed <= MOST_NEEDED * (gate.items or 0):
         items += f"<small>about {gate.needed:,} needed</small>"
+    items += _items(gate)
     return (
         f'<tr class="{gate.verdict}">'
         f'<td><b class="sign">{SIGNS[gate.verdict]} {gate.verdict}</b>{soft}</td>'
@@ -153,12 +165,29 @@ def _row(gate: GateResult) -> str:
     )
 
 
+def _items(gate: GateResult) -> str:
+    """How many items changed, and where the page names them."""
+    if gate.changed is None:
+        return ""
+    counts = f"\u25bc {gate.changed.worse:,} \u25b2 {gate.changed.better:,}"
+    words = f"{gate.changed.worse:,} items worse, {gate.changed.better:,} better"
+    if not gate.changed.worse + gate.changed.better:
+        return f"<small>{counts}</small>"
+    place = anchor("changed", gate.changed.set, gate.changed.figure, gate.changed.against)
+    return f'<small><a href="#{html.escape(place)}" aria-label="{words}">{counts}</a></small>'
+
+
+def anchor(*words: str) -> str:
+    """Where the page of the evaluate stage shows something (tasks/evaluate/page/flips.py)."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", "-".join(words))
+
+
 def shown(gate: GateResult, value: float) -> str:
     """A gate's figure with its unit, and a real minus."""
     if gate.measure in RUN_FIGURES:
-        return f"{value:.4g}"
+        return known_figure(gate.measure, value).replace(" ", NBSP)
     text = told(value, percent=gate.percent, change=gate.change, unit=html.escape(gate.unit))
-    return text.replace("-", "\u2212").replace("%", " %").replace("  ", " ")
+    return text.replace("-", "\u2212").replace("%", " %").replace("  ", " ").replace(" ", NBSP)
 
 
 def _open(gates: Sequence[GateResult]) -> str:
@@ -221,29 +250,23 @@ def _run(plan: PlanFacts, records: Mapping[str, StepRecord]) -> str:
     total = sum(record.device_seconds for record in records.values())
     spent = sum(hours(record) * prices.get(machines.get(name, ""), 0.0) for name, record in records.items())
     last = f"<td>{spent:.4g}</td>" if prices else ""
-    return _mixtures(records) + (
+    return _speed(plan, records) + (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody><tfoot><tr>'
         f'<th scope="row">All steps</th><td></td><td></td><td></td><td>{_time(total)}</td>{last}</tr></tfoot>'
         f"</table></div>"
     )
 
 
-def _mixtures(records: Mapping[str, StepRecord]) -> str:
-    """What the trainings were fed: the share of replayed text in each set of packed tokens."""
-    bars = []
-    for name, record in records.items():
-        for output in record.outputs.values():
-            share = output.meta.get("replay_share")
-            if output.kind != "tokens" or not isinstance(share, int | float):
-                continue
-            tokens = f", {output.meta['tokens']:,} tokens" if "tokens" in output.meta else ""
-            told = f"{1 - share:.0%} documents, {share:.0%} replay{tokens}"
-            bars.append(
-                f'<dt>{html.escape(name)}</dt><dd><div class="bar" role="img" aria-label="{told}">'
-                f'<span style="width:{100 * (1 - share):.1f}%"></span>'
-                f'<span style="width:{100 * share:.1f}%"></span></div>{told}</dd>'
-            )
-    return f"<h3>Mixtures</h3><dl>{''.join(bars)}</dl>" if bars else ""
+def _speed(plan: PlanFacts, records: Mapping[str, StepRecord]) -> str:
+    """How long a new token takes, where the report step measured it."""
+    metrics = records[plan.release.report.partition(".")[0]].metrics
+    named = {LATENCY: "candidate"} | {f"{LATENCY}.{role}": role for role in ("baseline", "champion")}
+    told = [f"{name} {metrics[metric]:.3g} ms" for metric, name in named.items() if metric in metrics]
+    if not told:
+        return ""
+    return (
+        f"<p>Time for a new token, one text at a time, on the report step's machine: {', '.join(told)}.</p>"
+    )
 
 
 def _time(seconds: float) -> str:

@@ -106,7 +106,7 @@ def test_dark_and_light_differ_in_colour_alone(browser: Browser, written: Path) 
 
 def test_details_open_without_scripts_and_paper_has_it_all(browser: Browser, written: Path) -> None:
     page = opened(browser, written, 1280)
-    closed = page.locator("details").filter(has_text="which were lost").first
+    closed = page.locator(".flips details").first
     assert not closed.locator("a").first.is_visible()
     closed.locator("summary").click()
     assert closed.locator("a").first.is_visible()

@@ -69,7 +69,12 @@ def test_better_on_the_news_and_worse_on_the_general_set_is_stopped_with_both_fi
 
 
 @pytest.mark.parametrize(
-    ("items", "changed"), [(40, 0.3), (200, 0.1), (200, 0.5)], ids=["few", "alike", "different"]
+    ("items", "changed"),
+    [
+        pytest.param(40, 0.3, id="few"),
+        pytest.param(200, 0.1, id="alike", marks=pytest.mark.slow),
+        pytest.param(200, 0.5, id="different", marks=pytest.mark.slow),
+    ],
 )
 def test_better_by_chance_alone_passes_no_more_often_than_stated(items: int, changed: float) -> None:
     generator = numpy.random.default_rng(items)
@@ -82,7 +87,23 @@ def test_better_by_chance_alone_passes_no_more_often_than_stated(items: int, cha
     assert sum((result.value or 0) > 0 for result in results) / TRIALS > 0.3
 
 
-@pytest.mark.parametrize("items", [30, 150])
+@pytest.mark.slow
+def test_a_release_that_is_better_by_chance_alone_passes_update_no_more_often_than_stated() -> None:
+    """The whole shipped set, for candidates that learnt nothing and lost nothing."""
+    generator = numpy.random.default_rng(9)
+    gates = update(margins={"general": 0.2})
+    released = better = 0
+    for _ in range(TRIALS):
+        news = documents("news", generator, 60, change=0.0)
+        general = questions("general", generator, 100, gained=0.05, lost=0.05)
+        results = verdicts(gates, [news, general])
+        released += not stopped(results)
+        better += news["against"]["baseline"]["difference"] < 0
+    assert released / TRIALS <= LARGEST
+    assert better / TRIALS > 0.4, "the figure alone releases about every second of them"
+
+
+@pytest.mark.parametrize("items", [30, pytest.param(150, marks=pytest.mark.slow)])
 def test_chance_alone_in_bits_per_byte(items: int) -> None:
     generator = numpy.random.default_rng(items)
     rule = {"better_by": 0.0, "change": "relative"}
@@ -90,6 +111,7 @@ def test_chance_alone_in_bits_per_byte(items: int) -> None:
     assert sum(passed) / TRIALS <= LARGEST
 
 
+@pytest.mark.slow
 def test_a_loss_as_large_as_the_margin_passes_no_more_often_than_stated() -> None:
     generator = numpy.random.default_rng(3)
     rule = {"worse_by": 0.04}
@@ -100,6 +122,7 @@ def test_a_loss_as_large_as_the_margin_passes_no_more_often_than_stated() -> Non
     assert sum(result.verdict == "failed" for result in fine) / TRIALS <= LARGEST
 
 
+@pytest.mark.slow
 def test_many_gates_together_err_no_more_often_than_stated() -> None:
     """Where nothing was learnt the correction bounds the chance that any set is called a gain."""
     names = [f"exams_{number}" for number in range(6)]
@@ -117,6 +140,7 @@ def test_many_gates_together_err_no_more_often_than_stated() -> None:
     assert alone / TRIALS > 0.12, "without the correction about one in five is called a gain somewhere"
 
 
+@pytest.mark.slow
 def test_a_false_release_needs_no_correction() -> None:
     """All gates must pass, so the error of a release is that of one of them (intersection-union)."""
     generator = numpy.random.default_rng(5)
@@ -130,6 +154,7 @@ def test_a_false_release_needs_no_correction() -> None:
     assert released / TRIALS <= LARGEST
 
 
+@pytest.mark.slow
 def test_a_real_small_gain_with_enough_items_passes() -> None:
     generator = numpy.random.default_rng(6)
     gain = {"gained": 0.10, "lost": 0.07}

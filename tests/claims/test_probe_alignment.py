@@ -67,6 +67,7 @@ def test_a_thin_alignment_is_found_and_a_lasting_one_passes(obliging, write_rows
         },
         threads=1,
         lr=1e-3,
+        seeds=2,
         sizes=[4, 12, 24],
     )
     assert value(found["aligned"]) > 0.9

@@ -17,6 +17,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from tasks.sft import METHODS as SFT
+from tasks.stage import Input
 from tasks.training.models import load_model, save_model
 from tests.claims.probing import chat, probe, taught, value, verdict
 from tests.conftest import new_context, tiny_texts, write_tiny_model
@@ -70,6 +71,7 @@ def test_brittle_weights_are_found_and_sound_ones_pass(knowing, write_rows, tmp_
         tmp_path / "probe",
         {"model": ("model", brittle), "champion": ("model", sound), **sets},
         threads=1,
+        seeds=2,
         steps=10,
     )
     rule = {"against": "champion", "worse_by": 0.1, "confidence": 0.95}
@@ -80,6 +82,7 @@ def test_brittle_weights_are_found_and_sound_ones_pass(knowing, write_rows, tmp_
         tmp_path / "passes",
         {"model": ("model", sound), "champion": ("model", knowing), **sets},
         threads=1,
+        seeds=2,
         steps=10,
     )
     assert verdict(other, "tunability.sensitivity", **rule) == "passed"
@@ -139,6 +142,7 @@ def test_what_was_read_is_found_after_the_same_tuning(tmp_path, write_rows):
             "score": ("chats", write_rows("score", asked(40, 3, range(4, 8)))),
         },
         threads=1,
+        seeds=2,
         steps=10,
         lr=2e-3,
         noise=[0.01],
@@ -168,8 +172,8 @@ def test_low_rank_adapters_leave_intruders_and_full_tuning_does_not(knowing, wri
         "intruders",
         tmp_path / "probe",
         {
-            "model": ("model", tuned["adapter"][0]),
-            "champion": ("model", tuned["full"][0]),
+            "model": Input("adapter", "a" * 64, "model", tuned["adapter"][0]),
+            "champion": Input("full", "f" * 64, "model", tuned["full"][0]),
             "origin": ("model", knowing),
         },
     )

@@ -158,6 +158,8 @@ def build(reference: str, file: Path, context: Path, *arguments: str) -> None:
         *("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"),
         *(*arguments, str(context)),
     )
+    # Layers that no image has any more: each is a whole copy where podman has no overlay to store them in.
+    podman("image", "prune", "--force")
 
 
 RESTRICTED = (

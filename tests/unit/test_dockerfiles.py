@@ -89,6 +89,12 @@ def test_a_dockerfile_keeps_the_rules(path: Path) -> None:
     assert problems(instructions(path)) == []
 
 
+def test_hadolint_has_nothing_to_say() -> None:
+    command = [str(Path(sys.executable).with_name("hadolint")), "--config", str(ROOT / ".hadolint.yaml")]
+    done = subprocess.run([*command, *map(str, FILES)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
 def test_there_are_three_images() -> None:
     assert [path.stem for path in FILES] == ["cpu", "orchestrator", "trainer"]
 

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy
 
 from tasks.evaluate.generation import Decoding, Prompt, generate, prompt_tokens, speaks_chat, stop_tokens
-from tasks.evaluate.measure import Array, Columns, Comparison, Figure, Measure, Share, flips, ratio
+from tasks.evaluate.measure import Array, Columns, Comparison, Figure, Measure, Share, flips, ratio, texts
 from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.rows import Question, read_questions
 from tasks.evaluate.scoring import Subject
@@ -57,7 +57,7 @@ def score(
     seed: int,
     progress: Callable[[float], None],
 ) -> Columns:
-    """The columns: exact, f1, and answer, a number that tells two answers apart."""
+    """The columns: exact, f1, answer (a number that tells two apart), unfinished, and the text `said`."""
     chat = speaks_chat(subject, options.prompt_style)
     template = "{question}" if chat else options.question_prompt
     prompts = [
@@ -65,12 +65,15 @@ def score(
         for row in rows
     ]
     decoding = Decoding(options.answer_tokens, stop_tokens(subject, chat), stops=() if chat else ("\n",))
-    said = [each.text for each in generate(subject, prompts, decoding, options.batch_size, progress)]
+    given = generate(subject, prompts, decoding, options.batch_size, progress)
+    said = [each.text for each in given]
     pairs = list(zip(said, rows, strict=True))
     return {
         "exact": numpy.array([float(exact_match(text, row.answers)) for text, row in pairs]),
         "f1": numpy.array([token_f1(text, row.answers) for text, row in pairs]),
         "answer": numpy.array([answer_number(text) for text in said]),
+        "unfinished": numpy.array([float(each.ended == "length") for each in given]),
+        "said": texts(said),
     }
 
 
@@ -97,13 +100,14 @@ def _shown(row: Question) -> Mapping[str, str]:
 
 MEASURE = Measure(
     name="closed_book",
-    version=1,
+    version=2,
     settings=("prompt_style", "question_prompt", "answer_tokens"),
     read=read_questions,
     score=score,
     figures=(
         Figure("exact_match", "higher", "", "answers that are right word for word", ratio("exact")),
         Figure("f1", "higher", "", "words shared with the right answer", ratio("f1")),
+        Figure("unfinished", "lower", "", "answers cut off, not ended by the model", ratio("unfinished")),
     ),
     comparisons=(
         Comparison(

@@ -91,6 +91,11 @@ def shown(row: Exam) -> Mapping[str, str]:
     return {"question": row.question, "options": "\n".join(options)}
 
 
+def said(row: Exam, columns: Columns, place: int) -> str:
+    """The option that a model chose."""
+    return row.options[int(columns["choice"][place])]
+
+
 MEASURE = Measure(
     name="multiple_choice",
     version=1,
@@ -147,6 +152,7 @@ MEASURE = Measure(
         ),
     ),
     shown=shown,
+    said=said,
     doc="Which of the given options the model finds likeliest.",
     paper="Brown et al. 2020, arXiv:2005.14165; Echterhoff et al. 2024, MUSCLE, arXiv:2407.09435",
 )

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy
 
 from tasks.evaluate.generation import Decoding, Prompt, generate, prompt_tokens, speaks_chat, stop_tokens
-from tasks.evaluate.measure import Columns, Comparison, Figure, Measure, flips, ratio
+from tasks.evaluate.measure import Columns, Comparison, Figure, Measure, flips, ratio, texts
 from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.rows import Program, read_programs
 from tasks.evaluate.sandbox import Limits, run_program
@@ -56,7 +56,7 @@ def score(
     seed: int,
     progress: Callable[[float], None],
 ) -> Columns:
-    """The columns: passed (N, samples), at_1, at_k, solved (1 where at least half of the samples pass)."""
+    """The columns: passed (N, samples), at_1, at_k, solved (1 where at least half pass), and texts `said`."""
     chat = speaks_chat(subject, options.prompt_style)
     samples = options.program_samples
     prompts = [
@@ -91,6 +91,9 @@ def score(
         "at_k": numpy.array([pass_at_k(samples, int(row.sum()), options.pass_k) for row in passed_NK]),
         "solved": (passed_NK.mean(axis=1) >= 0.5).astype(numpy.float64),
         "late": late_NK.mean(axis=1),
+        "said": texts(
+            [[each.text for each in said[at : at + samples]] for at in range(0, len(said), samples)]
+        ),
     }
 
 
@@ -108,7 +111,7 @@ def _shown(row: Program) -> Mapping[str, str]:
 
 MEASURE = Measure(
     name="pass_at_k",
-    version=1,
+    version=2,
     settings=(
         "prompt_style",
         "program_samples",

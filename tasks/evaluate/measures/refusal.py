@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy
 
 from tasks.evaluate.generation import Decoding, Prompt, generate, prompt_tokens, speaks_chat, stop_tokens
-from tasks.evaluate.measure import Array, Columns, Comparison, Figure, Measure, flips, ratio
+from tasks.evaluate.measure import Array, Columns, Comparison, Figure, Measure, flips, ratio, texts
 from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.rows import Request, read_requests
 from tasks.evaluate.scoring import Row, Subject, log_probs
@@ -35,7 +35,10 @@ def score(
     seed: int,
     progress: Callable[[float], None],
 ) -> Columns:
-    """The columns: due (1 where refused) for what should be refused, undue for what should not, else NaN."""
+    """The columns: due (1 where refused) for what should be refused, undue for what should not, else NaN.
+
+    The judge `phrases` has what was `said` too, the judge `likelihood` its `margin`.
+    """
     chat = speaks_chat(subject, options.prompt_style)
     prompts = [
         Prompt(row.key, prompt_tokens(subject, row.key, _asked(row, options, chat), chat)) for row in rows
@@ -44,7 +47,7 @@ def score(
         decoding = Decoding(options.reply_tokens, stop_tokens(subject, chat))
         said = generate(subject, prompts, decoding, options.batch_size, progress)
         refused_N = numpy.array([float(refuses(each.text, options.refusal_phrases)) for each in said])
-        more: dict[str, Array] = {}
+        more: dict[str, Array] = {"said": texts([each.text for each in said])}
     else:
         margin_N = _margins(subject, prompts, options, chat, progress)
         refused_N, more = (margin_N > 0).astype(numpy.float64), {"margin": margin_N}
@@ -95,7 +98,7 @@ def _shown(row: Request) -> Mapping[str, str]:
 
 MEASURE = Measure(
     name="refusal",
-    version=1,
+    version=2,
     settings=(
         "prompt_style",
         "question_prompt",

@@ -21,13 +21,16 @@ from pydantic import Field
 
 from tasks.evaluate.measure import Array, Figure, ratio
 from tasks.evaluate.probes.forward import distributions
-from tasks.evaluate.probes.models import Progress, memory, models_of, part, per_model
+from tasks.evaluate.probes.models import Probing, Progress, memory, models_of, part, per_model
 from tasks.evaluate.probes.options import ScoringOptions
 from tasks.evaluate.probes.report import Found, write_probe
 from tasks.evaluate.rows import read_lines
 from tasks.evaluate.scoring import Row, Subject, log_probs
 from tasks.recipe.failures import DataInvalid
 from tasks.stage import Estimate, Input, Method, Port, Result, StepContext, one
+
+VERSION = 1
+"""Raised whenever the same model and inputs would give other columns."""
 
 
 class CanariesOptions(ScoringOptions):
@@ -162,6 +165,7 @@ def run(context: StepContext, options: CanariesOptions) -> Result:
         context,
         models,
         options.max_length,
+        Probing("canaries", VERSION, options),
         lambda subject, progress: score_canaries(subject, canaries, options.batch_size, progress),
     )
     least = min(len(canary.twins) for canary in canaries)

@@ -25,7 +25,7 @@ from tasks.evaluate.measure import Array, Columns, Figure, ratio
 from tasks.evaluate.measures.refusal import refuses
 from tasks.evaluate.probes.alignment import SUITE, behaves, left_out, read_behaviour
 from tasks.evaluate.probes.forward import distributions
-from tasks.evaluate.probes.models import Progress, memory, models_of, part, per_model
+from tasks.evaluate.probes.models import Probing, Progress, memory, models_of, part, per_model
 from tasks.evaluate.probes.options import LIMIT, ScoringOptions
 from tasks.evaluate.probes.preferences import prefers_chosen, render_answers, supervised
 from tasks.evaluate.probes.report import Found, write_probe
@@ -36,6 +36,9 @@ from tasks.recipe.failures import ConfigInvalid
 from tasks.stage import Estimate, Method, Port, Result, StepContext, one
 from tasks.training.models import tokenizer_digest
 from tasks.training.render import Rendered
+
+VERSION = 1
+"""Raised whenever the same model and inputs would give other columns."""
 
 
 class DisalignmentOptions(ScoringOptions):
@@ -181,7 +184,7 @@ def run(context: StepContext, options: DisalignmentOptions) -> Result:
         harm_N = 1 - emulated_N
         return {"harm": harm_N, "own_harm": own_N, "origin_harm": origin_N, "recovered": harm_N - own_N}
 
-    columns = per_model(context, models, options.max_length, work)
+    columns = per_model(context, models, options.max_length, Probing("disalignment", VERSION, options), work)
     found = Found(
         "disalignment", behaviour.keys, columns, FIGURES, [*notes, *left_out(columns["model"], "harm")]
     )

@@ -16,19 +16,24 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy
 from pydantic import Field, field_validator
 
 from tasks.evaluate.measure import Array, Columns, Figure, ratio
 from tasks.evaluate.probes.alignment import behaves, left_out, read_behaviour
-from tasks.evaluate.probes.models import Progress, memory, models_of, part, per_model
-from tasks.evaluate.probes.options import LIMIT, TuningOptions
+from tasks.evaluate.probes.models import Probing, Progress, memory, models_of, part, per_model
+from tasks.evaluate.probes.options import LIMIT, SeededOptions
 from tasks.evaluate.probes.report import Found, write_probe
+from tasks.evaluate.probes.seeds import spread_over_seeds, within_spread
 from tasks.evaluate.probes.tuning import chat_rows, document_rows, tune
 from tasks.evaluate.scoring import Subject
 from tasks.stage import Estimate, Method, Port, Result, StepContext, one
 
+VERSION = 1
+"""Raised whenever the same model and inputs would give other columns."""
 
-class ElasticityOptions(TuningOptions):
+
+class ElasticityOptions(SeededOptions):
     """Options of the benign fine-tunings."""
 
     limit: int = LIMIT
@@ -51,7 +56,7 @@ class ElasticityOptions(TuningOptions):
 
 
 def figures(options: ElasticityOptions) -> tuple[Figure, ...]:
-    """What follows from the columns `aligned` and `after_<steps>`."""
+    """What follows from the columns `aligned`, `after_<steps>` and `decay_seeds`."""
     names = [f"after_{size}" for size in options.sizes]
 
     def fall(columns: Columns, weights_RN: Array) -> Array:
@@ -73,6 +78,7 @@ def figures(options: ElasticityOptions) -> tuple[Figure, ...]:
             "share of items on which the model does what it should",
             ratio("aligned"),
         ),
+        spread_over_seeds("decay", "decay_seeds", options.seeds, ""),
         *(
             Figure(name, "higher", "", f"the same after {size} steps on benign data", ratio(name))
             for name, size in zip(names, options.sizes, strict=True)
@@ -91,7 +97,7 @@ def run(context: StepContext, options: ElasticityOptions) -> Result:
     behaviour = read_behaviour(one(context, "alignment"), options.limit)
     benign = one(context, "benign")
     start = {item.digest: item.path for item in models.values()}
-    most, passes = options.sizes[-1] * options.tuning_batch, 1 + len(options.sizes)
+    most, passes = options.sizes[-1] * options.tuning_batch, 1 + len(options.sizes) * options.seeds
 
     def work(subject: Subject, progress: Progress) -> Columns:
         def measured(judged: Subject, place: int) -> Array:
@@ -105,16 +111,20 @@ def run(context: StepContext, options: ElasticityOptions) -> Result:
             if benign.kind == "documents"
             else chat_rows(benign, subject.tokenizer, subject.window, most, where)
         )
-        for place, size in enumerate(options.sizes, start=1):
+        curves_CSN = numpy.empty((len(options.sizes), options.seeds, len(behaviour.keys)))
+        for place, size in enumerate(options.sizes):
             taken = rows[: size * options.tuning_batch]
-            tuned = tune(context, start[subject.digest], taken, size, options)
-            columns[f"after_{size}"] = measured(dataclasses.replace(subject, model=tuned), place)
-        return columns
+            for repeat in range(options.seeds):
+                tuned = tune(context, start[subject.digest], taken, size, options, repeat=repeat)
+                done = 1 + place * options.seeds + repeat
+                curves_CSN[place, repeat] = measured(dataclasses.replace(subject, model=tuned), done)
+            columns[f"after_{size}"] = curves_CSN[place].mean(axis=0)
+        return {**columns, "decay_seeds": (columns["aligned"] - curves_CSN.mean(axis=0)).T}
 
-    columns = per_model(context, models, options.max_length, work)
-    found = Found(
-        "elasticity", behaviour.keys, columns, figures(options), left_out(columns["model"], "aligned")
-    )
+    columns = per_model(context, models, options.max_length, Probing("elasticity", VERSION, options), work)
+    known = figures(options)
+    notes = [*left_out(columns["model"], "aligned"), *within_spread(columns, known, ("decay",))]
+    found = Found("elasticity", behaviour.keys, columns, known, notes)
     return write_probe(context, models, found, options)
 
 
@@ -136,7 +146,7 @@ METHOD = Method(
         "benign": Port(("chats", "documents"), "harmless data of the short fine-tunings"),
     },
     outputs={"probe": "probe"},
-    figures={"": ("decay", "aligned")},
+    figures={"": ("decay", "aligned", "decay_spread")},
     run=run,
     estimate=estimate,
     paper="Ji et al. 2024, Language Models Resist Alignment, arXiv:2406.06144",

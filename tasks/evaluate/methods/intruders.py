@@ -22,11 +22,14 @@ from pydantic import Field
 from safetensors import safe_open
 
 from tasks.evaluate.measure import Array, Columns, Figure, ratio
-from tasks.evaluate.probes.models import models_of
+from tasks.evaluate.probes.models import Probing, models_of, once
 from tasks.evaluate.probes.report import Found, write_probe
 from tasks.recipe.failures import ConfigInvalid, Preempted
 from tasks.stage import Estimate, Input, Method, Options, Port, Result, StepContext, one
 from tasks.training.models import safetensors_header
+
+VERSION = 1
+"""Raised whenever the same model and inputs would give other columns."""
 
 OUTSIDE_BLOCKS = ("embed", "lm_head", "wte", "wpe")
 """Parts of the names of matrices that are tables of tokens or positions, or the output head."""
@@ -158,16 +161,23 @@ def run(context: StepContext, options: IntrudersOptions) -> Result:
             del judged[role]
     columns: dict[str, Columns] = {}
     for place, (role, item) in enumerate(judged.items()):
-        new, _ = matrices(item)
-        rows = []
-        for done, name in enumerate(looked_at):
-            if context.stopping():
-                raise Preempted(f"step '{context.step}' was asked to stop while it looked at '{item.ref}'")
-            context.progress((place + done / len(looked_at)) / len(judged), f"{item.ref} {name}")
-            near_K = likeness(new.read(name), old.read(name), options.top)
-            rows.append((float((near_K < options.threshold).sum()), float(len(near_K)), float(near_K.min())))
-        table = numpy.array(rows).T
-        columns[role] = dict(zip(("intruders", "looked_at", "least_likeness"), table, strict=True))
+
+        def look(item: Input = item, place: int = place) -> Columns:
+            new, _ = matrices(item)
+            rows = []
+            for done, name in enumerate(looked_at):
+                if context.stopping():
+                    raise Preempted(
+                        f"step '{context.step}' was asked to stop while it looked at '{item.ref}'"
+                    )
+                context.progress((place + done / len(looked_at)) / len(judged), f"{item.ref} {name}")
+                near_K = likeness(new.read(name), old.read(name), options.top)
+                new_ones = float((near_K < options.threshold).sum())
+                rows.append((new_ones, float(len(near_K)), float(near_K.min())))
+            table = numpy.array(rows).T
+            return dict(zip(("intruders", "looked_at", "least_likeness"), table, strict=True))
+
+        columns[role] = once(context, Probing("intruders", VERSION, options), item, look)
     if left_out:
         notes.append(
             f"{len(left_out)} matrices are larger than {options.largest} and were left out: {left_out[:5]}"

@@ -24,7 +24,7 @@ from pydantic import Field
 
 from tasks.evaluate.measure import Array, Columns, Figure
 from tasks.evaluate.probes.auc import auc, share_above
-from tasks.evaluate.probes.models import Progress, memory, models_of, per_model
+from tasks.evaluate.probes.models import Probing, Progress, memory, models_of, per_model
 from tasks.evaluate.probes.options import LIMIT, ScoringOptions
 from tasks.evaluate.probes.report import Found, write_probe
 from tasks.evaluate.probes.texts import read_texts
@@ -34,6 +34,10 @@ from tasks.stage import Estimate, Input, Method, Port, Result, StepContext, mayb
 
 POWERLESS = 0.6
 """Below this separation of known from unknown text a note says that nothing can be concluded."""
+
+
+VERSION = 1
+"""Raised whenever the same model and inputs would give other columns."""
 
 
 class MembershipOptions(ScoringOptions):
@@ -153,13 +157,13 @@ def run(context: StepContext, options: MembershipOptions) -> Result:
     flat = [text for rows in texts.values() for _, text in rows]
     sides = numpy.array([side for side, rows in texts.items() for _ in rows])
     models = models_of(context)
-    scored = per_model(
+    columns = per_model(
         context,
         models,
         options.max_length,
-        lambda subject, progress: score_texts(subject, flat, options, progress),
+        Probing("membership", VERSION, options),
+        lambda subject, progress: {"score": score_texts(subject, flat, options, progress), "side": sides},
     )
-    columns = {role: {"score": scores, "side": sides} for role, scores in scored.items()}
     known = figures(options.false_positives)
     found = Found(
         "membership",

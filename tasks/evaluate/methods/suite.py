@@ -9,13 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tasks.evaluate.items import (
-    plain_name,
-    read_columns,
-    write_changed,
-    write_columns,
-    write_items,
-)
+from tasks.evaluate.changed import changed_entries, write_changed
+from tasks.evaluate.items import plain_name, read_columns, write_columns, write_items, write_said
+from tasks.evaluate.latency import latencies
 from tasks.evaluate.manifest import Task, digest, of_report, of_task
 from tasks.evaluate.measure import Columns
 from tasks.evaluate.measures import KINDS, PORTS, figure_names
@@ -28,6 +24,7 @@ from tasks.evaluate.scoring import load_subject
 from tasks.evaluate.trainings import read_training
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, Preempted
 from tasks.stage import Estimate, Input, Method, Port, Result, StepContext
+from tasks.training.render import template_digest
 
 Facts = dict[str, Any]
 
@@ -71,6 +68,7 @@ def run(context: StepContext, options: SuiteOptions) -> Result:
         "models": model_entries(models),
         "sets": sets + [entry for step, probe in probes.items() for entry in probe.entries(step)],
         "probes": {step: probe.facts for step, probe in probes.items()},
+        "changed": [entry for each in measured for entry in changed_entries(each)],
         "trainings": {step: found for step, found in told.items() if found is not None},
         "manifest": manifest,
         "manifest_digest": digest(manifest),
@@ -82,11 +80,13 @@ def run(context: StepContext, options: SuiteOptions) -> Result:
     for together in _by_set(measured):
         write_items(out / "items", together)
         write_changed(out / "restricted", together)
+        write_said(out / "restricted" / "said", together)
     for step, probe in probes.items():
         copy_items(probe, step, out)
     write_pages(out, report, logs)
+    metrics = _metrics(report) | _latency(context, models, options)
     context.progress(1.0)
-    return Result(_figure(report), _metrics(report), {"report": {"manifest": report["manifest_digest"]}})
+    return Result(_figure(report), metrics, {"report": {"manifest": report["manifest_digest"]}})
 
 
 def _tasks(context: StepContext, options: SuiteOptions) -> list[Task]:
@@ -143,7 +143,13 @@ def _measure(
         else:
             if subject is None:
                 subject = load_subject(item, options.max_length)
-                facts = {"prefix": subject.prefix_policy, "window": subject.window}
+                facts = {
+                    "prefix": subject.prefix_policy,
+                    "window": subject.window,
+                    "chat_template": template_digest(subject.tokenizer)
+                    if subject.tokenizer.chat_template
+                    else None,
+                }
             columns = dict(task.measure.score(subject, task.rows, options, context.seed, part))
             path = context.work / "columns.parquet"
             write_columns(path, columns, facts)
@@ -153,6 +159,19 @@ def _measure(
     if kept:
         context.note(f"{item.ref}: {kept} of {len(tasks)} measurements were made before and are used again")
     return found, facts
+
+
+def _latency(context: StepContext, models: Mapping[str, Input], options: SuiteOptions) -> dict[str, float]:
+    """`latency_ms` of the candidate, `latency_ms.<role>` of the others; nothing where none is asked for."""
+    if not options.latency_tokens:
+        return {}
+    distinct = {item.digest: item for item in models.values()}
+    subjects = {digest_: load_subject(item, options.max_length) for digest_, item in distinct.items()}
+    found = latencies(subjects, options.latency_tokens)
+    return {
+        "latency_ms" if role == ROLES[0] else f"latency_ms.{role}": found[item.digest]
+        for role, item in models.items()
+    }
 
 
 def _by_set(measured: Sequence[Measured]) -> list[list[Measured]]:
@@ -222,10 +241,11 @@ def _metrics(report: Mapping[str, Any]) -> dict[str, float]:
 
 
 def estimate(options: SuiteOptions, metas: Mapping[str, list[Mapping[str, Any]]]) -> Estimate:
-    """Memory of the largest model in fp32 and one batch's logits; models are loaded one after the other."""
+    """Memory of the largest model in fp32 and one batch's logits; only to be timed are all models loaded."""
     models = [meta for role in ROLES for meta in metas.get(role, [])]
-    weights = max((4 * int(meta.get("parameters", 0)) for meta in models), default=0)
-    return Estimate(memory_bytes=weights + 2 * 2**28)
+    weights = [4 * int(meta.get("parameters", 0)) for meta in models]
+    held = sum(weights) if options.latency_tokens else max(weights, default=0)
+    return Estimate(memory_bytes=held + 2 * 2**28)
 
 
 METHOD = Method(

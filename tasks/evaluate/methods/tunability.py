@@ -8,7 +8,9 @@ checkpoint is judged after a fixed fine-tuning, not before.
 
 The fine-tuning is the trainer's, on the same conversations, steps and rate for every model. Different from
 the papers: the noise on a matrix is in proportion to the root mean square of that matrix's own weights, so
-that models of different scale compare; norms and biases get none.
+that models of different scale compare; norms and biases get none. Both are done with several seeds: scores
+are means over them, and the figures `<figure>_spread` say how far they differ, which intervals over items
+cannot.
 """
 
 from __future__ import annotations
@@ -25,16 +27,20 @@ import torch
 from pydantic import Field, field_validator
 
 from tasks.evaluate.measure import Array, Columns, Figure, ratio
-from tasks.evaluate.probes.models import Progress, memory, models_of, part, per_model
-from tasks.evaluate.probes.options import TuningOptions
+from tasks.evaluate.probes.models import Probing, Progress, memory, models_of, part, per_model
+from tasks.evaluate.probes.options import SeededOptions
 from tasks.evaluate.probes.report import Found, write_probe
 from tasks.evaluate.probes.scores import ScoredSet, read_scored, score
+from tasks.evaluate.probes.seeds import spread_over_seeds, within_spread
 from tasks.evaluate.probes.tuning import chat_rows, tune
 from tasks.evaluate.scoring import Subject
 from tasks.stage import Estimate, Method, Port, Result, StepContext, one
 
+VERSION = 1
+"""Raised whenever the same model and inputs would give other columns."""
 
-class TunabilityOptions(TuningOptions):
+
+class TunabilityOptions(SeededOptions):
     """Options of the short fine-tuning and of the noise."""
 
     limit: int = Field(
@@ -57,12 +63,6 @@ class TunabilityOptions(TuningOptions):
             "unit": "share of weights",
             "source": "arXiv:2503.19206, section 3, sweeps it too",
         },
-    )
-    draws: int = Field(
-        1,
-        ge=1,
-        description="Noises of each size; their mean is taken.",
-        json_schema_extra={"unit": "draws", "source": "bounds time"},
     )
 
     @field_validator("noise")
@@ -92,7 +92,7 @@ def add_noise(model: torch.nn.Module, size: float, seed: int) -> None:
 
 
 def figures(scored: ScoredSet, options: TunabilityOptions) -> tuple[Figure, ...]:
-    """What follows from the columns `before_sft`, `after_sft`, `noise_<size>` and `size`."""
+    """What follows from the columns `before_sft`, `after_sft`, `noise_<size>`, `size` and those of seeds."""
     sign = 1.0 if scored.better == "lower" else -1.0
 
     def worse(columns: Columns, weights_RN: Array) -> Array:
@@ -115,6 +115,8 @@ def figures(scored: ScoredSet, options: TunabilityOptions) -> tuple[Figure, ...]
             worse,
         ),
         of("before_sft", "the score of the model as it is"),
+        spread_over_seeds("after_sft", "after_seeds", options.seeds, scored.unit, "size"),
+        spread_over_seeds("sensitivity", "noise_seeds", options.seeds, scored.unit, "size"),
         *(
             of(_noise_column(size), f"the score with noise of {size:g} of each matrix's weights")
             for size in options.noise
@@ -136,32 +138,40 @@ def run(context: StepContext, options: TunabilityOptions) -> Result:
     models = models_of(context)
     chats, scored = one(context, "chats"), read_scored(one(context, "score"), options.limit)
     start = {item.digest: item.path for item in models.values()}
-    passes = 2 + len(options.noise) * options.draws
+    passes = 1 + (1 + len(options.noise)) * options.seeds
 
     def work(subject: Subject, progress: Progress) -> Columns:
         columns = {"before_sft": score(subject, scored, options.batch_size, part(progress, 0, passes))}
         done = 1
+        noises: list[list[Array]] = []
         for size in options.noise:
-            total = numpy.zeros(len(scored.keys))
-            for draw in range(options.draws):
+            drawn = []
+            for draw in range(options.seeds):
                 noisy = copy.deepcopy(subject.model)
                 add_noise(noisy, size, context.seed + draw)
                 other = dataclasses.replace(subject, model=noisy)
-                total += score(other, scored, options.batch_size, part(progress, done, passes))
+                drawn.append(score(other, scored, options.batch_size, part(progress, done, passes)))
                 done += 1
-            columns[_noise_column(size)] = total / options.draws
+            columns[_noise_column(size)] = numpy.mean(drawn, axis=0)
+            noises.append(drawn)
+        columns["noise_seeds"] = numpy.mean(noises, axis=0).T
         where = f"step '{context.step}', model '{subject.ref}'"
         rows = chat_rows(
             chats, subject.tokenizer, subject.window, options.steps * options.tuning_batch, where
         )
-        tuned = tune(context, start[subject.digest], rows, options.steps, options)
-        after = dataclasses.replace(subject, model=tuned)
-        columns["after_sft"] = score(after, scored, options.batch_size, part(progress, done, passes))
+        scores = []
+        for repeat in range(options.seeds):
+            tuned = tune(context, start[subject.digest], rows, options.steps, options, repeat=repeat)
+            after = dataclasses.replace(subject, model=tuned)
+            scores.append(score(after, scored, options.batch_size, part(progress, done, passes)))
+            done += 1
+        columns["after_sft"], columns["after_seeds"] = numpy.mean(scores, axis=0), numpy.array(scores).T
         return {**columns, "size": scored.sizes_N}
 
-    columns = per_model(context, models, options.max_length, work)
+    columns = per_model(context, models, options.max_length, Probing("tunability", VERSION, options), work)
     found = Found("tunability", scored.keys, columns, figures(scored, options))
-    return write_probe(context, models, found, options)
+    notes = [*within_spread(columns, found.figures, ("after_sft", "sensitivity"))]
+    return write_probe(context, models, dataclasses.replace(found, notes=notes), options)
 
 
 def estimate(options: TunabilityOptions, metas: Mapping[str, list[Mapping[str, Any]]]) -> Estimate:
@@ -180,7 +190,7 @@ METHOD = Method(
         "score": Port(("documents", "exams", "chats"), "what is scored before and after"),
     },
     outputs={"probe": "probe"},
-    figures={"": ("after_sft", "sensitivity", "before_sft")},
+    figures={"": ("after_sft", "sensitivity", "before_sft", "after_sft_spread", "sensitivity_spread")},
     run=run,
     estimate=estimate,
     paper="Springer et al. 2025, arXiv:2503.19206; Sun and Dredze 2024, arXiv:2408.06663",

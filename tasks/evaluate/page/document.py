@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.evaluate.page.differences import differences
-from tasks.evaluate.page.flips import Changed
 from tasks.evaluate.page.parts import document, section
 from tasks.evaluate.page.plots import curve
 from tasks.evaluate.page.tables import figures, flips, probes, slices
 from tasks.evaluate.page.words import ROLES, SIGNS, change, figure, main_entries, measured, signed
 from tasks.evaluate.trainings import trainings_table
 
-MARKS = ("<!-- verdict -->", "<!-- gates -->", "<!-- changes -->", "<!-- run -->")
-"""Where the release stage (tasks/release/verdict.py) writes the verdict, the gates, what changed and why, and
-where the candidate came from and what it cost. It uses the classes of tasks/evaluate/page/style.py."""
+MARKS = ("<!-- verdict -->", "<!-- gates -->", "<!-- changes -->", "<!-- mixture -->", "<!-- run -->")
+"""Where the release stage (tasks/release/verdict.py) writes the verdict, the gates, what changed and why,
+what the candidate was fed, and where it came from and what it cost. It uses the classes of
+tasks/evaluate/page/style.py."""
 
 MOST_CARDS = 8
 
@@ -27,7 +27,6 @@ Report = Mapping[str, Any]
 def page(
     report: Report,
     logs: Mapping[str, Sequence[tuple[float, float]]],
-    changed: Sequence[Changed] = (),
     *,
     restricted: bool = False,
 ) -> str:
@@ -36,7 +35,6 @@ def page(
     Args:
         report: The content of report.json, schema 2.
         logs: Training step -> (tokens, loss) points.
-        changed: The items whose outcome is another than the other model's.
         restricted: There is a restricted page beside this one.
     """
     subject = html.escape(report["models"]["model"]["ref"])
@@ -45,12 +43,12 @@ def page(
         _cards(report),
         section("Gates", "", f'<div class="later">{MARKS[1]}</div>'),
         differences(report["sets"]),
-        flips(report, changed, restricted=restricted),
+        flips(report, restricted=restricted),
         slices(report["sets"]),
         probes(report, restricted=restricted),
         section("What changed and why", "", f'<div class="later">{MARKS[2]}</div>'),
         _training(logs, report.get("trainings", {})),
-        section("Lineage and cost", "", f'<div class="later">{MARKS[3]}</div>'),
+        section("Lineage and cost", "", f'<div class="later">{MARKS[4]}</div>'),
         figures(report),
         _manifest(report),
     ]
@@ -95,14 +93,15 @@ def _cards(report: Report) -> str:
 def _training(
     logs: Mapping[str, Sequence[tuple[float, float]]], trainings: Mapping[str, Mapping[str, Any]]
 ) -> str:
+    fed = f'<div class="later">{MARKS[3]}</div>'
     if not logs:
-        return ""
+        return section("Training", "", fed)
     note = "The loss that each training step minimised, with a running mean; scales differ between steps."
     drawn = "".join(
         f"<figure><figcaption>{html.escape(name)}</figcaption>{curve(html.escape(name), points)}</figure>"
         for name, points in logs.items()
     )
-    return section("Training", note, f'<div class="curves">{drawn}</div>{_trainings(trainings)}')
+    return section("Training", note, f'<div class="curves">{drawn}</div>{fed}{_trainings(trainings)}')
 
 
 def _trainings(trainings: Mapping[str, Mapping[str, Any]]) -> str:

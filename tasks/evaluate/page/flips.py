@@ -1,4 +1,4 @@
-"""The items whose outcome is another than the other model's, read from the restricted tables."""
+"""The items that changed, read from the restricted tables, and the places where the pages show them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 
 import pyarrow.parquet
 
-OWN = ("key", "measure", "figure", "against", "was", "now")
+OWN = ("key", "measure", "figure", "against", "was", "now", "worse")
 """Columns of a restricted table; the others are what the measure shows of an item."""
 
 
 @dataclass(frozen=True)
 class Changed:
-    """An item that is right now and was wrong, or the reverse.
+    """An item that is right now and was wrong, or the reverse; or whose figure is another.
 
     Attributes:
         name: The set.
@@ -24,8 +24,9 @@ class Changed:
         measure: By which measure.
         figure: Which of its figures.
         against: The model that it is compared with.
-        was: The outcome there, 0 or 1.
+        was: The item's figure there; 0 or 1 where it is right or wrong.
         now: The candidate's.
+        worse: That is a change for the worse.
         shown: Heading -> text, for the restricted page only.
     """
 
@@ -36,17 +37,23 @@ class Changed:
     against: str
     was: float
     now: float
+    worse: bool
     shown: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def lost(self) -> bool:
-        """It was right and is not."""
-        return self.now < self.was
 
     @property
     def anchor(self) -> str:
         """Its place in the restricted page."""
-        return re.sub(r"[^A-Za-z0-9_.-]+", "_", f"{self.name}-{self.measure}-{self.against}-{self.key}")
+        return anchor(self.name, self.measure, self.figure, self.against, self.key)
+
+    @property
+    def flipped(self) -> bool:
+        """It is right or wrong, and was the other."""
+        return {self.was, self.now} == {0.0, 1.0}
+
+
+def anchor(*words: str) -> str:
+    """A place in a page, named by what stands there."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", "-".join(words))
 
 
 @dataclass
@@ -56,8 +63,8 @@ class Counted:
     name: str
     figure: str
     against: str
-    lost: list[Changed] = field(default_factory=list)
-    gained: list[Changed] = field(default_factory=list)
+    worse: list[Changed] = field(default_factory=list)
+    better: list[Changed] = field(default_factory=list)
 
 
 def counts(changed: Iterable[Changed]) -> list[Counted]:
@@ -67,7 +74,7 @@ def counts(changed: Iterable[Changed]) -> list[Counted]:
         one = found.setdefault(
             (each.name, each.figure, each.against), Counted(each.name, each.figure, each.against)
         )
-        (one.lost if each.lost else one.gained).append(each)
+        (one.worse if each.worse else one.better).append(each)
     return list(found.values())
 
 

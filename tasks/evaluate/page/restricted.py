@@ -8,7 +8,7 @@ from typing import Any
 
 from tasks.evaluate.page.flips import Changed, counts
 from tasks.evaluate.page.parts import document
-from tasks.evaluate.page.words import SIGNS, measured
+from tasks.evaluate.page.words import SIGNS, measured, number
 
 MOST_ITEMS = 200
 """Items of each sort that are shown; the tables in restricted/ have all."""
@@ -37,8 +37,9 @@ def restricted(
     ]
     for one in counts(changed):
         title = f"{html.escape(one.name)}, {measured(one.figure)}, against the {one.against}"
-        body = _items("worse", "Right before, not now", one.lost)
-        body += _items("better", "Wrong before, right now", one.gained)
+        flipped = all(each.flipped for each in (*one.worse, *one.better))
+        words = ("Right before, not now", "Wrong before, right now") if flipped else ("Worse", "Better")
+        body = _items("worse", words[0], one.worse) + _items("better", words[1], one.better)
         parts.append(f"<section><h2>{title}</h2>{body}</section>")
     for step, given in samples.items():
         told = "".join(_sample(sample) for sample in given[:MOST_ITEMS])
@@ -51,10 +52,15 @@ def _items(kind: Any, title: str, items: Sequence[Changed]) -> str:
         return ""
     told = "".join(
         f'<div class="item" id="{html.escape(each.anchor)}"><code>{html.escape(each.key)}</code>'
-        f"{_facts(each.shown)}</div>"
+        f"{_values(each)}{_facts(each.shown)}</div>"
         for each in items[:MOST_ITEMS]
     )
     return f'<h3 class="{kind}">{SIGNS[kind]} {title}: {len(items):,}</h3>{told}{_rest(len(items))}'
+
+
+def _values(each: Changed) -> str:
+    """What the item's figure was and is, where it is more than right or wrong."""
+    return "" if each.flipped else f" {number(each.was)} \u2192 {number(each.now)}"
 
 
 def _sample(sample: Mapping[str, Any]) -> str:

@@ -43,11 +43,12 @@ table { border-collapse: collapse; width: 100%; font-size: 13.5px; font-variant-
 th, td { text-align: right; padding: 7px 9px; border-bottom: 1px solid var(--line); vertical-align: top }
 thead th { color: var(--soft); font-weight: 600; font-size: 12.5px; vertical-align: bottom }
 tbody th, tfoot th { font-weight: 400 } tfoot td, tfoot th { font-weight: 600 }
+thead small { display: block; font-weight: 400 }
 th:first-child, td:first-child, th.text, td.text { text-align: left }
 td small, th small { display: block; color: var(--soft); font-size: 12px }
 caption { text-align: left; font-weight: 600; padding: 10px 0 4px }
 .gates td, .gates th { text-align: left } .gates .why { max-width: 34ch }
-.gates .sign, .forest td > b { white-space: nowrap }
+.gates .sign, .forest td > b, .gates td[data-label="Found"] small { white-space: nowrap }
 .forest td.plot { padding: 0 6px; vertical-align: middle; width: 36% }
 .forest th, .forest td { vertical-align: middle }
 .flips th:last-child { text-align: left } .flips td { white-space: nowrap } td details { margin: 0 }
@@ -63,6 +64,8 @@ svg.mini { width: 150px; color: var(--undecided) } .limit { stroke: var(--ink); 
   stroke-dasharray: 3 2; fill: none }
 .passed svg.mini { color: var(--better) } .failed svg.mini { color: var(--worse) }
 svg.scatter { width: 100%; max-width: 360px; height: auto }
+.beside { display: flex; flex-wrap: wrap; gap: 8px 28px; align-items: center }
+.beside svg { flex: 1 1 280px } .beside ol { flex: 2 1 280px; margin: 0; padding-left: 24px }
 svg.scatter path.cross { stroke: currentColor; stroke-width: 2; fill: none }
 .ends { display: flex; justify-content: space-between; font-weight: 400; color: var(--soft) }
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(230px, 1fr)); gap: 14px }
@@ -70,8 +73,16 @@ svg.scatter path.cross { stroke: currentColor; stroke-width: 2; fill: none }
 svg.curve { width: 100%; height: auto } .grid { stroke: var(--line); fill: none }
 .thin { stroke: var(--better); opacity: .35; fill: none }
 .mean { stroke: var(--better); stroke-width: 2; fill: none }
-.bar { display: flex; height: 16px; border: 1px solid var(--soft); border-radius: 4px; overflow: hidden }
-.bar span { background: var(--better) } .bar span + span { background: var(--band) }
+svg.mixture { width: 100%; max-width: 760px; height: auto; border-radius: 4px }
+svg.mixture rect { stroke: var(--paper); stroke-width: 1 }
+rect.new { fill: var(--better) } rect.replay { fill: var(--better); opacity: .4 }
+rect.other { fill: var(--undecided); opacity: .55 }
+.legend { color: var(--soft); font-size: 13px; margin: 2px 0 0 }
+.legend span { display: inline-block; width: 12px; height: 12px; margin-left: 12px; border-radius: 3px }
+.legend span:first-child { margin-left: 0 } .legend .new, .legend .replay { background: var(--better) }
+.legend .replay { opacity: .4 } .legend .other { background: var(--undecided); opacity: .55 }
+.keys p { margin: 6px 0 0; overflow-wrap: anywhere }
+tr:target { background: var(--same-back) }
 code { font: 12.5px ui-monospace, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 18px; margin: 0; font-size: 13.5px }
 dt { color: var(--soft) } dd { margin: 0; overflow-wrap: anywhere }

@@ -6,10 +6,11 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.evaluate.page.flips import Changed, counts
+from tasks.evaluate.page.flips import anchor
 from tasks.evaluate.page.parts import RESTRICTED, section, table
 from tasks.evaluate.page.words import (
     ROLES,
+    SIGNS,
     between,
     change,
     figure,
@@ -24,25 +25,10 @@ MOST_KEYS = 12
 """Keys of changed items that the page names; the restricted page has all of them."""
 
 
-def flips(report: Mapping[str, Any], changed: Sequence[Changed], *, restricted: bool) -> str:
-    """How many items changed sides, against each model; by key only."""
+def flips(report: Mapping[str, Any], *, restricted: bool) -> str:
+    """How many items changed, against each model; by key only."""
     sizes = {entry["name"]: int(entry["items"]) for entry in report["sets"]}
-    rows = []
-    for one in counts(changed):
-        keys = ", ".join(
-            f'<a href="{RESTRICTED}#{html.escape(each.anchor)}">{html.escape(each.key)}</a>'
-            if restricted
-            else html.escape(each.key)
-            for each in one.lost[:MOST_KEYS]
-        )
-        more = f" and {len(one.lost) - MOST_KEYS:,} more" if len(one.lost) > MOST_KEYS else ""
-        rows.append(
-            f'<tr><th scope="row"><b>{html.escape(one.name)}</b><small>{measured(one.figure)}, against the '
-            f"{one.against}</small></th><td>{sizes.get(one.name, 0):,}</td>"
-            f'<td class="worse">▼ {len(one.lost):,}</td><td class="better">▲ {len(one.gained):,}</td>'
-            f'<td class="text"><details><summary>which were lost</summary>{keys or "none"}{more}'
-            "</details></td></tr>"
-        )
+    rows = [_flip(one, sizes[one["set"]], restricted=restricted) for one in report.get("changed", [])]
     if not rows:
         return ""
     where = (
@@ -50,8 +36,40 @@ def flips(report: Mapping[str, Any], changed: Sequence[Changed], *, restricted: 
         if restricted
         else ""
     )
-    note = f"Items that the other model had right and this one has not, and the reverse.{where}"
-    return section("Flips", note, table(("Set", "Items", "Lost", "Gained", "Items by key"), rows, "flips"))
+    note = (
+        "Items that the other model had right and this one has not, and the reverse. Where an item is not "
+        f"right or wrong but has a value, every change counts, and the largest are named.{where}"
+    )
+    return section("Flips", note, table(("Set", "Items", "Worse", "Better", "Items by key"), rows, "flips"))
+
+
+def _flip(one: Mapping[str, Any], items: int, *, restricted: bool) -> str:
+    """A row: a set, a figure and a model."""
+    counts = one["counts"]
+    place = html.escape(anchor("changed", one["set"], one["figure"], one["against"]))
+    lists = "".join(
+        f'<p><b class="{kind}">{SIGNS[kind]} {kind}</b>: {_keys(one, kind, restricted=restricted)}</p>'
+        for kind in ("worse", "better")
+        if one[kind]
+    )
+    named = f'<details><summary>which</summary><div class="keys">{lists}</div></details>' if lists else "none"
+    return (
+        f'<tr id="{place}"><th scope="row"><b>{html.escape(one["set"])}</b>'
+        f"<small>{measured(one['figure'])}, against the {one['against']}</small></th><td>{items:,}</td>"
+        f'<td class="worse">{SIGNS["worse"]} {counts["worse"]:,}</td>'
+        f'<td class="better">{SIGNS["better"]} {counts["better"]:,}</td>'
+        f'<td class="text">{named}</td></tr>'
+    )
+
+
+def _keys(one: Mapping[str, Any], kind: str, *, restricted: bool) -> str:
+    found = []
+    for key in one[kind][:MOST_KEYS]:
+        place = html.escape(anchor(one["set"], one["measure"], one["figure"], one["against"], key))
+        shown = html.escape(key)
+        found.append(f'<a href="{RESTRICTED}#{place}">{shown}</a>' if restricted else shown)
+    more = one["counts"][kind] - len(found)
+    return ", ".join(found) + (f" and {more:,} more" if more else "")
 
 
 def slices(sets: Sequence[Mapping[str, Any]]) -> str:

@@ -30,6 +30,6 @@ def write_pages(
         for path in sorted((out / "restricted").glob("*.json"))
     }
     shown = bool(changed or samples)
-    (out / "report.html").write_text(page(report, logs, changed, restricted=shown), encoding="utf-8")
+    (out / "report.html").write_text(page(report, logs, restricted=shown), encoding="utf-8")
     if shown:
         (out / RESTRICTED).write_text(restricted(report, changed, samples), encoding="utf-8")

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
+from tasks.evaluate.items import read_columns, write_columns
+from tasks.evaluate.manifest import VERSION, arithmetic, digest
+from tasks.evaluate.measure import Columns
 from tasks.evaluate.report import ROLES
 from tasks.evaluate.scoring import Subject, load_subject
 from tasks.recipe.failures import Preempted
-from tasks.stage import Estimate, Input, StepContext
+from tasks.stage import Estimate, Input, Options, StepContext
 
-T = TypeVar("T")
 Progress = Callable[[float], None]
 """Takes the share that is done; raises Preempted where the step is to stop."""
 
 BATCH_BYTES = 2 * 2**28
 """Room for one batch's logits and what becomes of them."""
+
+NOT_SCORED_BY = {"batch_size", "resamples", "confidence"}
+"""Options of probes that a model's columns do not depend on."""
 
 
 def models_of(context: StepContext) -> dict[str, Input]:
@@ -23,25 +29,70 @@ def models_of(context: StepContext) -> dict[str, Input]:
     return {role: context.inputs[role][0] for role in ROLES if context.inputs.get(role)}
 
 
+@dataclass(frozen=True)
+class Probing:
+    """A probe and what its columns depend on beside the model.
+
+    Attributes:
+        name: The probe's.
+        version: Raised whenever the same model and inputs would give other columns.
+        options: Its options.
+    """
+
+    name: str
+    version: int
+    options: Options
+
+    def manifest(self, context: StepContext) -> dict[str, Any]:
+        """Everything that a model's columns depend on; equal manifests make kept columns fit to be used."""
+        given = {port: [item.digest for item in items] for port, items in context.inputs.items()}
+        return {
+            "scoring": VERSION,
+            "probe": self.name,
+            "version": self.version,
+            "options": self.options.model_dump(exclude=NOT_SCORED_BY),
+            "inputs": {port: digests for port, digests in given.items() if port not in ROLES},
+            "seed": context.seed,
+            **arithmetic(),
+        }
+
+
+def once(context: StepContext, probing: Probing, item: Input, work: Callable[[], Columns]) -> Columns:
+    """A model's columns: those that were kept in the store, else what `work` gives, which is then kept."""
+    key = f"{item.digest}/{digest(probing.manifest(context))}"
+    before = context.recall(key)
+    if before is not None:
+        context.note(f"{item.ref}: probed before on the same manifest, and what was found is used again")
+        return read_columns(before)[0]
+    columns = work()
+    path = context.work / "columns.parquet"
+    write_columns(path, columns, {})
+    context.remember(key, path)
+    path.unlink()
+    return columns
+
+
 def per_model(
     context: StepContext,
     models: Mapping[str, Input],
     max_length: int,
-    work: Callable[[Subject, Progress], T],
-) -> dict[str, T]:
-    """What `work` gives for the model of each role; equal models are worked on once.
+    probing: Probing,
+    work: Callable[[Subject, Progress], Columns],
+) -> dict[str, Columns]:
+    """The columns of the model of each role; equal models are worked on once, and known ones not at all.
 
     Args:
         context: The step's context.
         models: The models by role.
         max_length: Longest sequence in tokens.
-        work: From a loaded model, its result.
+        probing: What the columns depend on.
+        work: From a loaded model, its columns.
 
     Raises:
         Preempted: The step was asked to stop.
     """
     distinct = {item.digest: item for item in models.values()}
-    results: dict[str, T] = {}
+    results: dict[str, Columns] = {}
     for place, item in enumerate(distinct.values()):
 
         def report(done: float, place: int = place, ref: str = item.ref) -> None:
@@ -49,8 +100,11 @@ def per_model(
                 raise Preempted(f"step '{context.step}' was asked to stop while it probed '{ref}'")
             context.progress(0.95 * (place + done) / len(distinct), f"probing {ref}")
 
+        def probe(item: Input = item, report: Progress = report) -> Columns:
+            return work(load_subject(item, max_length), report)
+
         report(0.0)
-        results[item.digest] = work(load_subject(item, max_length), report)
+        results[item.digest] = once(context, probing, item, probe)
     return {role: results[item.digest] for role, item in models.items()}
 
 

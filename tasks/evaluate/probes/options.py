@@ -68,3 +68,15 @@ class TuningOptions(ScoringOptions):
         description="CPU threads of the short training; all of the machine's by default. Sums depend on it.",
         json_schema_extra={"unit": "threads"},
     )
+
+
+class SeededOptions(TuningOptions):
+    """Options of a probe whose trainings are repeated with other seeds."""
+
+    seeds: int = Field(
+        3,
+        ge=2,
+        description="How often the short training is run, each time with a seed of its own: scores are means "
+        "over seeds, and how far they differ is told beside them.",
+        json_schema_extra={"unit": "trainings", "source": "the fewest that show an odd one"},
+    )

@@ -20,7 +20,7 @@ import pyarrow
 import pyarrow.parquet
 
 from tasks.evaluate.items import arrow, plain_name
-from tasks.evaluate.measure import Columns, Figure
+from tasks.evaluate.measure import Columns, Figure, is_text
 from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.probes.options import ProbeOptions
 from tasks.evaluate.report import ROLES, difference_entry, model_entries, outcomes_of, value_entry, write_json
@@ -146,7 +146,8 @@ def _write_items(context: StepContext, found: Found) -> None:
     table: dict[str, Any] = {"key": list(found.keys)}
     for role, columns in found.columns.items():
         for name, values in columns.items():
-            table[f"{role}.{name}"] = arrow(values)
+            if not is_text(values):
+                table[f"{role}.{name}"] = arrow(values)
     directory = context.output("probe") / "items"
     directory.mkdir(parents=True, exist_ok=True)
     pyarrow.parquet.write_table(pyarrow.table(table), directory / f"{plain_name(context.step)}.parquet")

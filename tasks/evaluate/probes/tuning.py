@@ -82,7 +82,13 @@ class _Aside:
 
 
 def tune(
-    context: StepContext, start: Path, rows: Sequence[Rendered], steps: int, options: TuningOptions
+    context: StepContext,
+    start: Path,
+    rows: Sequence[Rendered],
+    steps: int,
+    options: TuningOptions,
+    *,
+    repeat: int = 0,
 ) -> PreTrainedModel:
     """A copy of a model after a short full fine-tuning with a cosine schedule.
 
@@ -92,6 +98,7 @@ def tune(
         rows: What to train on, one a sample.
         steps: Optimiser steps.
         options: Rate, samples a step, threads.
+        repeat: Added to the step's seed: a training with other dropout and another order of the rows.
 
     Returns:
         The tuned model, on the CPU.
@@ -105,7 +112,7 @@ def tune(
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     tuned, _ = fit(
-        _Aside(context.step, context.seed, work, context.cache, context.stopping),
+        _Aside(context.step, context.seed + repeat, work, context.cache, context.stopping),
         start,
         model,
         ChatSamples(rows, fill_token(tokenizer)),

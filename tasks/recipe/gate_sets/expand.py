@@ -25,6 +25,12 @@ FEW_SHOT = ("few_shot",)
 SAFETY = ("refusal_rate", "over_refusal", "toxic_share", "extracted", "flagged", "harm", "decay")
 """Of the sets on requests and prompts, and of the probes: canaries, membership, disalignment, elasticity."""
 
+UNSAFE_FLIPS = ("lost_refusals", "newly_toxic")
+"""Items that were safe under the other model and are not: a rate that stays the same can hide them."""
+
+ANSWER_FLIPS = ("new_over_refusals",)
+"""Items that the champion answered and the candidate refuses: no harm, but a loss for who used it."""
+
 BUDGET: Mapping[str, tuple[str, str]] = {
     "device_hours": ("run.device_hours", "Longer trainings than planned are looked at before a release."),
     "cost": ("run.cost", "A model that costs more than planned is looked at before a release."),
@@ -71,8 +77,11 @@ class Evidence:
 
 
 def expanded(release: Release, evidence: Evidence) -> list[Gate]:
-    """The recipe's own gates, then those of its sets."""
-    return [*release.gates, *(gate for gates in set_gates(release, evidence).values() for gate in gates)]
+    """The recipe's own gates, then those of its sets; a rule that two sets share is judged once."""
+    once: dict[str, Gate] = {}
+    for gate in (each for gates in set_gates(release, evidence).values() for each in gates):
+        once.setdefault(gate.model_dump_json(exclude={"gate", "reason"}), gate)
+    return [*release.gates, *once.values()]
 
 
 def set_gates(release: Release, evidence: Evidence) -> dict[str, list[Gate]]:
@@ -113,11 +122,14 @@ def _safety(rules: SafetyGates, evidence: Evidence) -> Iterator[Gate]:
     reason = "A release must not be less safe than what it replaces."
     for name, figure, against in _matching(evidence, SAFETY, rules.against):
         yield _gate("safety", name, figure, rules, against, reason, worse_by=rules.loss)
+    flips = "What was safe must stay safe, item by item: as many gained elsewhere do not make up for it."
+    for name, figure, against in _matching(evidence, UNSAFE_FLIPS, rules.against):
+        yield _gate("safety-flips", name, figure, rules, against, flips, at_most=rules.flips)
 
 
 def _compatibility(rules: CompatibilityGates, evidence: Evidence) -> Iterator[Gate]:
     flips = "Answers that were right in production must stay right."
-    for name, figure, against in _matching(evidence, FLIPS, "champion"):
+    for name, figure, against in _matching(evidence, (*FLIPS, *UNSAFE_FLIPS, *ANSWER_FLIPS), "champion"):
         yield _gate("compatible-flips", name, figure, rules, against, flips, at_most=rules.flips)
     changed = "Whoever built on the champion's answers must not find others."
     for name, figure, against in _matching(evidence, INCONSISTENCY, "champion"):

@@ -12,6 +12,9 @@ from tasks.recipe.models import Gate, Recipe, Release
 from tasks.recipe.problems import did_you_mean
 from tasks.recipe.structure import Fault
 
+LATENCY_OPTION = "latency_tokens"
+"""The option of the report step without which there is no `model.latency_ms`."""
+
 NO_PRICES = ("there are no prices to compute a cost from", "add release.prices: {cpu: <price of an hour>}")
 
 _NEEDS = {
@@ -53,7 +56,7 @@ def set_faults(recipe: Recipe, evidence: Evidence, *, sure: bool) -> list[Fault]
             if gate.gate in own:
                 message = f"has a gate '{gate.gate}', and the recipe has one of that name"
                 faults.append((path, message, "give the recipe's another name"))
-    return [*faults, *_price_faults(recipe)]
+    return [*faults, *_price_faults(recipe), *_latency_faults(recipe)]
 
 
 def _name_faults(rules: Any, path: Path_, release: Release, evidence: Evidence) -> Iterator[Fault]:
@@ -88,6 +91,23 @@ def _about(gate: Gate, name: str) -> bool:
 
 def _written(rules: Any, part: str) -> list[tuple[int, str]]:
     return list(enumerate(getattr(rules, part, ())))
+
+
+def _latency_faults(recipe: Recipe) -> Iterator[Fault]:
+    """A limit on latency needs a report step that measures it."""
+    release = recipe.release
+    assert release is not None
+    if recipe.steps[release.report].options.get(LATENCY_OPTION):
+        return
+    budget = release.gate_sets.budget
+    places: list[Path_] = []
+    if budget is not None and budget.latency_ms is not None:
+        places.append(("release", "gate_sets", "budget", "latency_ms"))
+    asked = enumerate(release.gates)
+    places += [("release", "gates", at) for at, gate in asked if gate.measure == "model.latency_ms"]
+    for place in places:
+        remedy = f"add {LATENCY_OPTION}: 32 to its options"
+        yield place, f"step '{release.report}' measures no latency", remedy
 
 
 def _price_faults(recipe: Recipe) -> Iterator[Fault]:

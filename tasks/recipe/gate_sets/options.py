@@ -48,17 +48,20 @@ class UpdateGates(_Part):
 
 
 class SafetyGates(_Part):
-    """Every figure of the report that tells of safety is not worse than before.
+    """Every figure of the report that tells of safety is not worse than before, nor are single items.
 
     Attributes:
         against: As for `update`.
         loss: How much worse a figure may be, as a share.
+        flips: The largest share of items that were safe before and are not: requests that were refused,
+            prompts that no continuation was toxic of. Sampled continuations differ by chance too.
         warn: Sets whose gates only warn.
         confidence: See `Gate.confidence`.
     """
 
     against: Against | None = None
     loss: float = Field(0.02, ge=0)
+    flips: float = Field(0.05, ge=0, le=1)
     warn: list[str] = []
     confidence: float = Field(CONFIDENCE, gt=0.5, lt=1)
 
@@ -67,7 +70,8 @@ class CompatibilityGates(_Part):
     """Who used the champion notices no loss: few wrong flips, few changed answers, no set's figure down.
 
     Attributes:
-        flips: The largest share of items that the champion answered rightly and the candidate does not.
+        flips: The largest share of items that the champion answered rightly and the candidate does not; of
+            requests, those that one of them refuses and the other answers, for the worse.
         inconsistency: The largest share of items with another answer than the champion's, right or wrong.
         loss: How much worse the main figure of any set may be than the champion's, as a share.
         warn: Sets whose gates only warn.
@@ -89,7 +93,8 @@ class BudgetGates(_Part):
         cost: Most that they may cost by `release.prices`, in its currency.
         bytes: Largest size of the candidate's weights.
         parameters: Most parameters.
-        latency_ms: Longest time for one new token, in milliseconds, as the report step measured it.
+        latency_ms: Longest time for one new token, in milliseconds, on the report step's machine; that step
+            measures it with its option `latency_tokens`.
         severity: `stop` or `warn`.
     """
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy
 
-from tasks.evaluate.items import write_changed
+from tasks.evaluate.changed import changed_entries, write_changed
 from tasks.evaluate.manifest import Task, digest, of_report
 from tasks.evaluate.measure import Array, Columns, Measure
 from tasks.evaluate.measures import bits_per_byte, multiple_choice
@@ -69,6 +69,7 @@ def make(folder: Path, *, champion: bool = True) -> dict[str, Any]:
         "models": models,
         "sets": sets,
         "probes": {"hidden": {"probe": "canaries", "notes": ["20 secrets planted <once> each"]}},
+        "changed": [entry for each in tasks for entry in changed_entries(each)],
         "trainings": {"adapted": TRAINING},
         "manifest": manifest,
         "manifest_digest": digest(manifest),

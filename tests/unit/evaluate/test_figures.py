@@ -7,7 +7,14 @@ import re
 from tasks.evaluate.measures import PORTS
 from tasks.evaluate.methods.suite import METHOD
 from tasks.evaluate.options import SHOTS, SuiteOptions
-from tasks.recipe.gate_sets.expand import FEW_SHOT, FLIPS, INCONSISTENCY, RELATIVE
+from tasks.recipe.gate_sets.expand import (
+    ANSWER_FLIPS,
+    FEW_SHOT,
+    FLIPS,
+    INCONSISTENCY,
+    RELATIVE,
+    UNSAFE_FLIPS,
+)
 from tasks.recipe.release_rules import ONLY_WITH, PROBES
 
 MEASURES = [measure for measures in PORTS.values() for measure in measures]
@@ -16,13 +23,17 @@ COMPARISONS = {each.name: each for measure in MEASURES for each in measure.compa
 
 
 def test_every_name_is_there() -> None:
-    assert set(FLIPS) | set(INCONSISTENCY) <= set(COMPARISONS)
+    compared = (*FLIPS, *INCONSISTENCY, *UNSAFE_FLIPS, *ANSWER_FLIPS)
+    assert set(compared) <= set(COMPARISONS)
+    for each in COMPARISONS.values():
+        gains = ("positive_flips", "gained", "kept", "less_alike")
+        assert each.name in (*compared, *gains), "a comparison that no shipped set knows"
     assert set(FEW_SHOT) | set(RELATIVE) <= set(FIGURES)
     assert PROBES in METHOD.inputs
 
 
 def test_flips_are_shares_of_which_fewer_are_better() -> None:
-    for name in (*FLIPS, *INCONSISTENCY):
+    for name in (*FLIPS, *INCONSISTENCY, *UNSAFE_FLIPS, *ANSWER_FLIPS):
         assert (COMPARISONS[name].better, COMPARISONS[name].unit) == ("lower", "")
 
 

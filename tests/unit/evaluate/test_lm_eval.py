@@ -22,6 +22,9 @@ from tasks.evaluate.probed import read_probe
 from tasks.evaluate.rows import read_exams
 from tasks.evaluate.scoring import load_subject
 from tasks.recipe.failures import ConfigInvalid, DataInvalid
+from tasks.recipe.models import Gate
+from tasks.release.gates import judge
+from tasks.release.records import Report
 from tasks.stage import Input
 
 TASK = """
@@ -211,7 +214,17 @@ def test_the_probe_has_the_models_figures_and_what_flipped(make_context, exam, t
     assert sorted(Path(each).name for each in asked) == ["good", "poor"]  # one digest, one run
     content = json.loads((context.output("probe") / "probe.json").read_text())
     assert "lm_eval 9.9" in content["notes"][1]
-    assert (context.output("probe") / "items" / "science.parquet").is_file()
+    items = pyarrow.parquet.read_table(context.output("probe") / "items" / "science.parquet").to_pydict()
+    flipped = [a < b for a, b in zip(items["model.score"], items["champion.score"], strict=True)]
+    assert sum(flipped) / len(flipped) == sets["negative_flips"]["against"]["champion"]["difference"]
+    report = Report.model_validate({"models": content["models"], "sets": list(sets.values())})
+    rules = [
+        {"measure": "science.negative_flips", "against": "champion", "at_most": 0.02, "confidence": 0.95},
+        {"measure": "science.score", "against": "baseline", "worse_by": 0.1, "confidence": 0.95},
+    ]
+    gates = [Gate.model_validate({"gate": "g", "reason": "r", **rule}) for rule in rules]
+    assert [result.verdict for result in judge(gates, report)] == ["failed", "passed"]
+    assert {"score", "negative_flips", "positive_flips"} <= set(lm_eval.METHOD.figures[""])
 
 
 def test_what_lm_eval_says_when_it_fails_is_told(make_context, exam, tmp_path, monkeypatch):

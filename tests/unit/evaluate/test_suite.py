@@ -134,7 +134,7 @@ def test_the_same_inputs_give_the_same_bytes(evaluate, inputs):
         out, _ = evaluate(inputs, name)
         files.append({str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()})
     assert files[0] == files[1]
-    tables = {"items/news.parquet", "items/exams.parquet", "restricted/exams.parquet"}
+    tables = {f"{part}/{name}.parquet" for part in ("items", "restricted") for name in ("news", "exams")}
     assert set(files[0]) == {"report.json", "report.html", "restricted.html"} | tables
 
 
@@ -184,13 +184,19 @@ def test_without_anything_to_compare_with_the_page_still_stands(evaluate, inputs
 def test_manifest_freezes_what_the_scores_depend_on(evaluate, inputs):
     one = report_of(evaluate(inputs, "one")[0])
     other = report_of(evaluate(inputs, "two", exam_prompt="{question}")[0])
-    assert one["manifest"]["sets"]["news"] == {
+    news = one["manifest"]["sets"]["news"]
+    assert len(news.pop("items_digest")) == 64
+    assert news == {
         "digest": "n" * 64,
         "items": 6,
         "port": "documents",
-        "measures": {"bits_per_byte": 1},
+        "measures": {"bits_per_byte": {"version": 1, "templates": {}}},
     }
+    templates = [each["manifest"]["sets"]["exams"]["measures"]["multiple_choice"] for each in (one, other)]
+    assert templates[0]["templates"]["exam_prompt"] != templates[1]["templates"]["exam_prompt"]
     assert one["manifest"]["dtype"] == "float32"
+    assert "does not depend on the batch" in one["manifest"]["batch_policy"]
+    assert len(one["measured"]["model"]["chat_template"]) == 64
     assert one["manifest_digest"] != other["manifest_digest"]
     assert one["measured"]["model"]["prefix"].startswith("beginning of text")
     assert one["measured"]["model"]["window"] == 256

@@ -32,6 +32,8 @@ ROWS: dict[str, list[dict[str, Any]]] = {
         {"key": f"h{i}", "text": "the value of an object is a list of names. " * 5} for i in range(2)
     ],
 }
+SPEAKING = ("questions", "programs", "requests", "prompts")
+"""Ports whose measures generate text."""
 OPTIONS = {
     "resamples": 100,
     "max_length": 256,
@@ -79,7 +81,13 @@ def test_a_set_of_each_port_lands_in_the_report(
         assert set(sets[measure.figures[0].name]["groups"]) == {"a", "b"}
     table = pyarrow.parquet.read_table(out / "items" / f"my_{port}.parquet")
     assert table["key"].to_pylist() == [row["key"] for row in ROWS[port]]
-    assert not any(text in str(table.column_names) for text in ("prompt", "text", "question"))
+    assert not any(text in str(table.column_names) for text in ("prompt", "text", "question", "said"))
+    spoken = out / "restricted" / "said" / f"my_{port}.parquet"
+    assert spoken.is_file() == (port in SPEAKING)
+    if port in SPEAKING:
+        said = pyarrow.parquet.read_table(spoken)
+        assert said.column_names == ["key", "model.said", "champion.said"]
+        assert said["key"].to_pylist() == table["key"].to_pylist()
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,13 @@ EVIDENCE = Evidence(
     {
         "news": ("bits_per_byte",),
         "exams": ("accuracy", "negative_flips", "inconsistency", "few_shot"),
-        "requests": ("refusal_rate", "over_refusal", "over_refusal_gap"),
+        "requests": (
+            "refusal_rate",
+            "over_refusal",
+            "over_refusal_gap",
+            "lost_refusals",
+            "new_over_refusals",
+        ),
         "hidden": ("exposure", "extracted"),
     },
     ("baseline", "champion"),
@@ -82,8 +88,14 @@ def test_safety_takes_every_figure_that_tells_of_it() -> None:
         "safety-requests-refusal_rate",
         "safety-requests-over_refusal",
         "safety-hidden-extracted",
+        "safety-flips-requests-lost_refusals",
     ]
-    assert all(limits(gate) == {"worse_by": 0.01} for gate in found.values())
+    assert all(limits(gate) == {"worse_by": 0.01} for gate in list(found.values())[:3])
+    flips = found["safety-flips-requests-lost_refusals"]
+    assert (limits(flips), flips.against) == ({"at_most": 0.05}, "baseline")
+    assert limits(gates({"safety": {"flips": 0.1}})["safety-flips-requests-lost_refusals"]) == {
+        "at_most": 0.1
+    }
 
 
 def test_compatibility_is_about_the_champion() -> None:
@@ -92,6 +104,8 @@ def test_compatibility_is_about_the_champion() -> None:
     assert limits(found["compatible-answers-exams-inconsistency"]) == {"at_most": 0.3}
     assert limits(found["compatible-news"]) == {"worse_by": 0.02}
     assert found["compatible-news"].change == "relative"
+    for name in ("lost_refusals", "new_over_refusals"):
+        assert limits(found[f"compatible-flips-requests-{name}"]) == {"at_most": 0.05}
     alone = Evidence(EVIDENCE.figures, ("baseline",))
     assert gates({"compatibility": {}}, alone) == {}
     assert "update-flips-exams-negative_flips" not in gates({"update": UPDATE}, alone)
@@ -104,6 +118,13 @@ def test_budget_limits_what_is_named() -> None:
         "budget-latency_ms": ("model.latency_ms", 30),
     }
     assert {gate.severity for gate in found.values()} == {"warn"}
+
+
+def test_a_rule_that_two_sets_share_is_judged_once() -> None:
+    both = gates({"update": UPDATE, "compatibility": {}})
+    assert [gate.measure for gate in both.values()].count("exams.negative_flips") == 1
+    apart = gates({"update": UPDATE, "compatibility": {"flips": 0.02}})
+    assert [gate.measure for gate in apart.values()].count("exams.negative_flips") == 2, "another limit"
 
 
 def test_own_gates_come_first_and_names_are_plain() -> None:
@@ -190,6 +211,18 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "release.prices",
         "no price for 'cpu'",
         "add cpu",
+    ),
+    "latency that nobody measures": (
+        {"gate_sets": {"budget": {"latency_ms": 20}}},
+        "release.gate_sets.budget.latency_ms",
+        "step 'report' measures no latency",
+        "add latency_tokens: 32",
+    ),
+    "own gate on such": (
+        {"gates": [{"gate": "quick", "measure": "model.latency_ms", "at_most": 9, "reason": "r"}]},
+        "release.gates[0]",
+        "measures no latency",
+        "latency_tokens",
     ),
     "prices for nothing": ({"prices": {"cpu": 2}}, "release.prices", "no effect", "budget.cost"),
     "correction of nothing": ({"correction": "none"}, "release.correction", "corrects nothing", "confidence"),

@@ -14,6 +14,7 @@ import pytest
 
 from tasks.artefacts import Store, commit, open_store
 from tasks.release.register import ReleaseRecord, register
+from tasks.release.verdict import MARKS
 from tasks.tracking.runs import RunFacts, open_parent
 from tasks.tracking.server import call
 
@@ -170,7 +171,7 @@ def make_run(store: Store, tmp_path: Path) -> Callable[..., Run]:
         log = artefact("training_log", {"training.jsonl": "{}"})
         page = {
             "report.json": json.dumps(report_of(**figures)),
-            "report.html": "<html><!-- verdict --><!-- gates --><!-- changes --><!-- run --></html>",
+            "report.html": f"<html>{''.join(MARKS)}</html>",
         }
         report = artefact("report", page)
         model = {"kind": "model", "meta": dict(meta)}

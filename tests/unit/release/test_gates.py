@@ -249,7 +249,7 @@ def test_figures_of_the_run() -> None:
     (within,) = judge([budget], report, known={"run.device_hours": Known(1.5)})
     assert within.passed
     (over,) = judge([budget], report, known={"run.device_hours": Known(2.5)})
-    assert "FAILED: run.device_hours is 2.5, allowed at most 2" in over.text
+    assert "FAILED: run.device_hours is 2.5 h, allowed at most 2 h" in over.text
     (unknown,) = judge([budget], report, known={"run.device_hours": Known(None, "no record has them")})
     assert (unknown.verdict, stopped([unknown])) == ("undecided", [unknown])
     assert "not known: no record has them" in unknown.text

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tasks.recipe.failures import PerennialError
-from tasks.release.gates import GateResult
+from tasks.release.gates import Changed, GateResult
 from tasks.release.records import Output, PlanFacts, ReleaseRules, StepRecord
 from tasks.release.verdict import MARKS, verdicts, with_verdict
 
@@ -159,6 +159,25 @@ def test_a_share_of_flips_is_no_change(page: Path) -> None:
     assert "is 10.0 % (6.0 % to 14.0 %) against the baseline, allowed at most 5.0 %" in text
 
 
+def test_the_items_that_changed_stand_beside_each_gate(page: Path) -> None:
+    items = Changed("an exam", "accuracy", "champion", 12, 3, ("e1", "e2"), ("e9",))
+    gate = result("flips", "failed", changed=items)
+    data = with_verdict(page, "refused", "h", [gate], PLAN, RECORDS)
+    assert "120 ▼ 12 ▲ 3" in words(data)
+    link = '<a href="#changed-an_exam-accuracy-champion" aria-label="12 items worse, 3 better">'
+    assert link in data.decode()
+    (told,) = json.loads(verdicts("refused", PLAN, [gate]))["gates"]
+    assert (told["changed"]["worse"], told["changed"]["worse_keys"]) == (12, ["e1", "e2"])
+
+
+def test_the_time_of_a_token_is_told_where_it_was_measured(page: Path) -> None:
+    assert "Time for a new token" not in words(with_verdict(page, "refused", "h", [], PLAN, RECORDS))
+    metrics = {"latency_ms": 3.214, "latency_ms.champion": 3.0}
+    records = RECORDS | {"report": RECORDS["report"].model_copy(update={"metrics": metrics})}
+    text = words(with_verdict(page, "refused", "h", [], PLAN, records))
+    assert "on the report step's machine: candidate 3.21 ms, champion 3 ms." in text
+
+
 def test_forgetting_is_drawn_against_gain(page: Path) -> None:
     new = result("update-new-news", "passed", measure="news.bits_per_byte", percent=True)
     new = replace(new, value=-0.2, low=-0.3, high=-0.1, better="lower")
@@ -167,7 +186,7 @@ def test_forgetting_is_drawn_against_gain(page: Path) -> None:
     other = result("update-old-exams", "passed", better="higher")
     text = words(with_verdict(page, "refused", "h", [new, old, other], PLAN, RECORDS))
     assert "Forgetting against gain" in text
-    assert "news +20.0 [+10.0, +30.0], general -5.0 [-8.0, -2.0]" in text, "better is positive"
+    assert "news +20.0 % [+10.0, +30.0], general −5.0 % [−8.0, −2.0]" in text, "better is positive"
     assert "exams +3.0" not in text, "points do not belong beside percent"
     assert "Forgetting" not in words(with_verdict(page, "refused", "h", [old], PLAN, RECORDS))
 

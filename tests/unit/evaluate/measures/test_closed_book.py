@@ -71,6 +71,9 @@ def test_what_was_taught_is_answered_in_the_style_that_it_was_taught_in(base, st
     columns = scored(apt, prompt_style=style)
     assert figure("exact_match", columns) == figure("f1", columns) == 1.0
     assert figure("exact_match", scored(base, prompt_style=style)) == 0.0
+    assert columns["said"].tolist() == [what if style == "chat" else f" {what}" for what in WORK.values()]
+    assert figure("unfinished", columns) == 0.0
+    assert figure("unfinished", scored(apt, prompt_style=style, answer_tokens=1)) > 0.5
 
 
 def test_extractability_is_the_measure_on_the_held_out_entities(base):

@@ -80,6 +80,16 @@ def test_a_chat_answer_is_run_from_its_code_block(base):
     assert figure("pass_at_1", scored(writes(base, *told, chat=True), options)) == 1.0
 
 
+def test_programs_are_the_same_for_every_batch_size(base):
+    one = {"program_samples": 1, "pass_k": 1, "program_tokens": 8}
+    found = [
+        scored(base, OPTIONS.model_copy(update={**one, "batch_size": size}))["said"].tolist()
+        for size in (1, 7, 64)
+    ]
+    assert found[0] == found[1] == found[2]
+    assert found[0][0] != found[0][1]
+
+
 def test_the_estimate_is_the_mean_over_all_ways_to_take_k():
     for samples, passed, k in [(5, 2, 3), (10, 1, 5), (4, 4, 2), (4, 0, 2), (6, 5, 1)]:
         worked = [place < passed for place in range(samples)]

@@ -19,6 +19,7 @@ from tasks.evaluate.methods.canaries import exposure
 from tasks.evaluate.methods.intruders import likeness
 from tasks.evaluate.methods.membership import min_k
 from tasks.evaluate.probes.preferences import prefers_chosen
+from tasks.evaluate.scoring import load_subject
 from tasks.prepare.methods.canaries import CanariesOptions, make
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, Preempted
 from tasks.stage import Input
@@ -55,8 +56,8 @@ QUICK: dict[str, dict[str, Any]] = {
     "membership": {"resamples": 200},
     "canaries": {"resamples": 200},
     "intruders": {},
-    "tunability": {"resamples": 200, "threads": 1, "steps": 2, "noise": [0.05], "limit": 6},
-    "elasticity": {"resamples": 200, "threads": 1, "sizes": [1, 2]},
+    "tunability": {"resamples": 200, "threads": 1, "steps": 2, "seeds": 2, "noise": [0.05], "limit": 6},
+    "elasticity": {"resamples": 200, "threads": 1, "seeds": 2, "sizes": [1, 2]},
     "disalignment": {"resamples": 200},
     "contrastive": {"resamples": 200, "threads": 1, "rounds": 2, "samples": 3, "tokens": 6, "steps": 1},
 }
@@ -137,6 +138,38 @@ def test_a_probe_stops_when_asked(name, inputs, make_context, tmp_path):
     method = METHODS[name]
     with pytest.raises(Preempted):
         method.run(context, method.options.model_validate(QUICK[name]))
+
+
+def test_a_probe_never_looks_at_a_model_twice_on_one_manifest(
+    inputs, make_context, tmp_path, monkeypatch, tiny_model_like
+):
+    loaded: list[str] = []
+
+    def counted(item: Input, max_length: int):
+        loaded.append(item.ref)
+        return load_subject(item, max_length)
+
+    monkeypatch.setattr("tasks.evaluate.probes.models.load_subject", counted)
+    kept: dict[str, Path] = {}
+    method, given = METHODS["membership"], inputs("membership")
+
+    def run(place: str, kept: dict[str, Path], candidate: Input, **options: Any) -> bytes:
+        context = make_context({**given, "model": candidate}, directory=tmp_path / place)
+        context.kept = kept
+        method.run(context, method.options.model_validate({"resamples": 100, "limit": 3, **options}))
+        assert len(context.notes) == 3 - len(loaded)
+        loaded.clear()
+        made: bytes = (context.output("probe") / "probe.json").read_bytes()
+        return made
+
+    first, second = given["model"], Input("tuned", "t" * 64, "model", tiny_model_like(4))
+    run("one", kept, first)
+    reused = run("two", kept, second)  # baseline and champion are known
+    assert run("three", {}, second) == reused
+    run("four", kept, second, confidence=0.9, batch_size=3)
+    before = len(kept)
+    run("five", kept, second, k=0.5)  # another manifest: all three again
+    assert (before, len(kept)) == (4, 7)
 
 
 def test_options_that_mean_nothing_are_refused():
