@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from tasks.release.gates import Known
 from tasks.release.records import PlanFacts, StepRecord
-from tasks.release.spending import Spent, spent_at, total
+from tasks.release.spending import Spent, recorded, total
 
 LATENCY = "latency_ms"
 """The metric of the report step with the time for one new token (its option `latency_tokens`)."""
@@ -67,16 +67,10 @@ def _latency(plan: PlanFacts, records: Mapping[str, StepRecord]) -> Known:
 
 
 def cost_of(record: StepRecord, plan: PlanFacts) -> Spent:
-    """What a step took: as its record says, or, from before records said it, by the rates of the plan."""
+    """What a step took, in the prices of the plan."""
     machines = {step.name: step.resources for step in plan.steps}
-    by_rate = spent_at(
-        plan.rates.get(record.resources or machines.get(record.step, "")), record.device_seconds
-    )
-    return Spent(
-        device_seconds=record.device_seconds,
-        cost=by_rate.cost if record.cost is None else record.cost,
-        energy_kwh=by_rate.energy_kwh if record.energy_kwh is None else record.energy_kwh,
-    )
+    rate = plan.rates.get(record.resources or machines.get(record.step, ""))
+    return recorded(record.device_seconds, record.cost, record.energy_kwh, rate)
 
 
 def cost_tags(plan: PlanFacts, records: Mapping[str, StepRecord]) -> dict[str, str]:

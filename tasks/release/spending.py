@@ -117,6 +117,16 @@ def spent_at(rate: Rate | None, device_seconds: float) -> Spent:
     )
 
 
+def recorded(device_seconds: float, cost: float | None, energy_kwh: float | None, rate: Rate | None) -> Spent:
+    """What a record says that its step took; what it leaves out, as records once did, by the rate."""
+    by_rate = spent_at(rate, device_seconds)
+    return Spent(
+        device_seconds=device_seconds,
+        cost=by_rate.cost if cost is None else cost,
+        energy_kwh=by_rate.energy_kwh if energy_kwh is None else energy_kwh,
+    )
+
+
 def total(many: Iterable[Spent]) -> Spent:
     """All of it together."""
     return sum(many, Spent())

@@ -14,7 +14,7 @@ from tasks.recipe.failures import ConfigInvalid
 from tasks.recipe.models import Budget
 from tasks.recipe.plan import Plan
 from tasks.release.prices import price_table
-from tasks.release.spending import Spent, StepSpending, read_spending, spent_at, total
+from tasks.release.spending import Spent, StepSpending, read_spending, recorded, spent_at, total
 from tasks.runner import budget
 from tasks.runner.planner import Preview, run_of
 from tasks.runner.process import read_plan
@@ -222,12 +222,8 @@ def _of_record(record: StepRecord, plan: Plan) -> Spent:
     """What a step took: as its record says, or by today's rates, from before records said it."""
     rates = plan.rates or price_table()[1]
     machines = {step.name: step.resources for step in plan.steps}
-    by_rate = spent_at(rates.get(record.resources or machines.get(record.step, "")), record.device_seconds)
-    return Spent(
-        device_seconds=record.device_seconds,
-        cost=by_rate.cost if record.cost is None else record.cost,
-        energy_kwh=by_rate.energy_kwh if record.energy_kwh is None else record.energy_kwh,
-    )
+    rate = rates.get(record.resources or machines.get(record.step, ""))
+    return recorded(record.device_seconds, record.cost, record.energy_kwh, rate)
 
 
 def _figures(spent: Spent) -> Figures:
