@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from tasks.artefacts import Store
+from tasks.recipe.failures import PerennialError
 from tasks.recipe.plan import Plan, PlannedStep
 from tasks.release.spending import (
     Spent,
@@ -90,8 +92,12 @@ class Meter:
         self._store.delete(attempts_key(self._fingerprint))
 
     def _tick(self) -> None:
-        while not self._done.wait(self._on_tick()):
-            self._write("running")
+        seconds = 0.0
+        while not self._done.wait(seconds):
+            seconds = TICK_SECONDS
+            with contextlib.suppress(PerennialError):  # a store that is away for a moment ends no training
+                seconds = self._on_tick()
+                self._write("running")
 
     def _write(self, state: Literal["running", "ended"], spent: Spent | None = None) -> None:
         began = time.monotonic()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tasks.artefacts import Store
-from tasks.recipe.failures import RETRIED, ConfigInvalid, Failure, OverBudget, Preempted
+from tasks.recipe.failures import RETRIED, ConfigInvalid, Failure, Infrastructure, OverBudget, Preempted
 from tasks.recipe.models import Budget
 from tasks.recipe.plan import Plan, PlannedInput, PlannedStep, Rate
 from tasks.release.spending import (
@@ -258,6 +258,26 @@ def test_several_devices_take_several_seconds_at_once(
     time.sleep(0.02)
     assert counted.spent.device_seconds >= 4 * 0.02
     assert counted.spent.device_seconds <= 4 * (time.monotonic() - began + 0.05)
+
+
+def test_a_store_that_is_away_for_a_moment_ends_no_training_and_no_counting(
+    data: str, settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (meter, budget):
+        monkeypatch.setattr(module, "TICK_SECONDS", 0.02)
+    writes: list[str] = []
+    real = meter.write_spending
+
+    def write(where: Store, spending: StepSpending) -> None:
+        writes.append(spending.state)
+        if len(writes) in (2, 3):
+            raise Infrastructure("S3 cannot be reached")
+        real(where, spending)
+
+    monkeypatch.setattr(meter, "write_spending", write)
+    record = run(plan("one", data, 0.4), settings, store)
+    assert record.figure == "done"
+    assert writes.count("running") > 3
 
 
 def test_nothing_is_known_of_a_sum_with_an_unknown_part() -> None:
