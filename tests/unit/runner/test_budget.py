@@ -251,7 +251,7 @@ def test_a_budget_in_money_needs_a_price(data: str) -> None:
 def test_several_devices_take_several_seconds_at_once(
     data: str, settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(meter.ranks, "world_size", lambda: 4)
+    monkeypatch.setattr("tasks.runner.ranks.world_size", lambda: 4)
     made = plan("one", data, 0.0)
     counted = meter.Meter(store, made, made.steps[0], "f" * 64)
     began = time.monotonic()
@@ -266,7 +266,7 @@ def test_a_store_that_is_away_for_a_moment_ends_no_training_and_no_counting(
     for module in (meter, budget):
         monkeypatch.setattr(module, "TICK_SECONDS", 0.02)
     writes: list[str] = []
-    real = meter.write_spending
+    real = write_spending
 
     def write(where: Store, spending: StepSpending) -> None:
         writes.append(spending.state)

@@ -51,7 +51,7 @@ def champion(monkeypatch: pytest.MonkeyPatch, store: Store, pins: dict[str, Pinn
     if pins is not None:
         store.write("runs/one/plan.json", plan_of("one", []).model_copy(update={"data": pins}).to_bytes())
         found = VersionInfo("m", "7", "d", "", "1.0.0", "", {"perennial.run": "one"})
-    monkeypatch.setattr(corpora.registry, "find_version", lambda *_: found)
+    monkeypatch.setattr("tasks.tracking.registry.find_version", lambda *_: found)
 
 
 def recipe(uri: str, **more: Any) -> Recipe:

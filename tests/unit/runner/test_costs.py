@@ -51,7 +51,7 @@ def spent(
     store: Store, run: str, step: str, hours: float, carried: float = 0.0, resources: str = "cpu"
 ) -> None:
     write_spending(store, StepSpending(
-        run=run, step=step, fingerprint="f" * 64, resources=resources, devices=1, attempts=2, state="ended",
+        run=run, step=step, fingerprint=f"{step:f<64}", resources=resources, devices=1, attempts=2, state="ended",
         spent=spent_at(RATES[resources], hours * 3600), carried=spent_at(RATES[resources], carried * 3600),
         written="2026-01-01T00:00:00+00:00",
     ))  # fmt: skip
@@ -61,8 +61,8 @@ def spent(
 def versions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Stands for MLflow: version 1 of run two, in production."""
     one = VersionInfo("m", "1", "d", "", "1.0.0", "", {"perennial.run": "two"})
-    monkeypatch.setattr(costs.registry, "versions", lambda _: [one])
-    monkeypatch.setattr(costs.registry, "aliases", lambda _: {"champion": "1"})
+    monkeypatch.setattr("tasks.tracking.registry.versions", lambda _: [one])
+    monkeypatch.setattr("tasks.tracking.registry.aliases", lambda _: {"champion": "1"})
 
 
 @pytest.fixture
