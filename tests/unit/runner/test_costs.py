@@ -51,7 +51,8 @@ def spent(
     store: Store, run: str, step: str, hours: float, carried: float = 0.0, resources: str = "cpu"
 ) -> None:
     write_spending(store, StepSpending(
-        run=run, step=step, fingerprint=f"{step:f<64}", resources=resources, devices=1, attempts=2, state="ended",
+        run=run, step=step, fingerprint=f"{step:f<64}",
+        resources=resources, devices=1, attempts=2, state="ended",
         spent=spent_at(RATES[resources], hours * 3600), carried=spent_at(RATES[resources], carried * 3600),
         written="2026-01-01T00:00:00+00:00",
     ))  # fmt: skip
