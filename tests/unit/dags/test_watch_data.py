@@ -54,7 +54,7 @@ def test_it_is_the_asset_that_recipes_wait_for(load: Any) -> None:
     watched = load("watch_data.py", "corpus: pydocs\nuri: pydocs://language-reference\n")["watch__pydocs"]
     [outlet] = watched.get_task("look").outlets
     trained = runpy.run_path(str(DAGS / "train.py"))["train__pydocs"]
-    [asset] = [each for _, each in trained.timetable.asset_condition.iter_assets()]
+    [asset] = trained.timetable.asset_condition.objects
     assert (asset.name, asset.uri) == (outlet.name, outlet.uri)
 
 
