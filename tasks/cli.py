@@ -58,6 +58,7 @@ def _check(options: argparse.Namespace, _: Settings) -> int:
 
 def _plan(options: argparse.Namespace, places: Settings) -> int:
     from tasks.artefacts import open_store
+    from tasks.runner.costs import expectation
     from tasks.runner.planner import link_all, preview, write_plan
 
     run = options.run or new_run()
@@ -67,9 +68,12 @@ def _plan(options: argparse.Namespace, places: Settings) -> int:
         uri = write_plan(plan, store)
         print(f"plan of run {run}: {uri}")
         if link_all(plan, store, places):
-            print("no change: every step is a cache hit and its result is the champion")
+            print("no change: every step is a cache hit and its result is the champion\n")
+            print(store.read(f"runs/{run}/summary.md").decode())
         return 0
-    _print_preview(plan, preview(plan, store))
+    seen = preview(plan, store)
+    _print_preview(plan, seen)
+    print(expectation(plan, seen, store))
     return 0
 
 
@@ -351,6 +355,36 @@ def _watchdog(options: argparse.Namespace, places: Settings) -> int:
     return 1 if findings else 0
 
 
+def _costs(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner.costs import print_costs
+
+    print_costs(places, options.name, as_json=options.json)
+    return 0
+
+
+def _budget(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.recipe.models import Budget
+    from tasks.runner.costs import raise_budget
+
+    limit = Budget(device_hours=options.device_hours, cost=options.cost)
+    print(raise_budget(places, options.plan, limit, options.by, options.reason))
+    return 0
+
+
+def _corpus(options: argparse.Namespace, places: Settings) -> int:
+    from tasks.runner import corpora
+
+    if options.action == "list":
+        corpora.print_corpora(places)
+    elif options.action == "look":
+        return 0 if corpora.look_for_new(places, options.name, options.run) else UNCHANGED
+    elif options.action == "drift":
+        return UNCHANGED if corpora.tell_drift(places, options.name, options.date) is None else 0
+    else:
+        corpora.print_corpus(places, options.name, as_json=options.json)
+    return 0
+
+
 def _gc(options: argparse.Namespace, places: Settings) -> int:
     from tasks.runner.garbage import collect
 
@@ -389,6 +423,13 @@ def new_run() -> str:
     """An id for a run started by hand: the time, and four letters against two starts in one second."""
     now = datetime.datetime.now(datetime.UTC)
     return f"cli__{now:%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+
+
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+    return number
 
 
 def _print_preview(plan: Plan, seen: list[Preview]) -> None:
@@ -441,7 +482,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Settings: PERENNIAL_HOME (default ./.perennial), PERENNIAL_STORE (file:// or s3://), "
         "MLFLOW_TRACKING_URI. Exit codes: 0 done, 2 the recipe or an option is wrong, 3 the data is wrong, "
         "4 out of memory, 5 preempted, 6 store, MLflow or disk, 7 diverged, 8 the gates refuse, "
-        "10 no change, 1 a bug.",
+        "9 over budget, 10 no change, 1 a bug.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -499,6 +540,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--plan", metavar="URI", help="the plan whose candidate is meant")
         sub.add_argument("--model", help="or: the registered model ...")
         sub.add_argument("--version", help="... and its version number or alias")
+    promote.add_argument(
+        "--over",
+        default="",
+        metavar="VERSION",
+        help="although it was judged against another than this champion",
+    )
     rollback = add("rollback", _rollback, "put the previous champion back")
     rollback.add_argument("model")
     rollback.add_argument("--run", metavar="ID", help="a retry with the same id changes nothing")
@@ -518,12 +565,26 @@ def _parser() -> argparse.ArgumentParser:
     for sub in (delete, card, show):
         sub.add_argument("model")
         sub.add_argument("version", help="its number or alias")
+    budget = add(
+        "budget", _budget, "give a run that its budget stopped another one; then start its step again"
+    )
+    budget.add_argument("--plan", required=True, metavar="URI", help="the plan of the run")
+    budget.add_argument("--device-hours", type=_positive, metavar="HOURS", help="what the whole run may take")
+    budget.add_argument(
+        "--cost", type=_positive, metavar="PRICE", help="the same in the price table's currency"
+    )
     for sub in (promote, reject):
         sub.add_argument("--by", action="append", help="who decides; once for each of two who approve")
-    for sub in (rollback, sign, delete, card):
+    for sub in (rollback, sign, delete, card, budget):
         sub.add_argument("--by", default=os.environ.get("USER", "unknown"), help="who decides")
-    for sub in (promote, reject, rollback, delete):
+    for sub in (promote, reject, rollback, delete, budget):
         sub.add_argument("--reason", default="", help="why, for the ledger")
+    costs = add(
+        "costs", _costs, "device hours, cost and energy: of all models, of a model, or of a run by step"
+    )
+    costs.add_argument("name", nargs="?", metavar="MODEL|RUN")
+    costs.add_argument("--json", action="store_true")
+    _add_corpus(add)
     add("key", _key, "the key that signs releases: its id and its public half; made now on a laptop")
     models = add("models", _models, "every registered model: champion, candidate, previous, versions")
     compare = add(
@@ -588,6 +649,26 @@ def _parser() -> argparse.ArgumentParser:
     add("down", _down, "stop them")
     add("demo", _demo, "the whole main job on real text: train, approve, promote")
     return parser
+
+
+def _add_corpus(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """The parser of `corpus`, whose first word is what to do with it."""
+    actions = add("corpus", _corpus, "new data: look for it, its slices by date, its drift").add_subparsers(
+        dest="action", required=True, metavar="ACTION"
+    )
+    actions.add_parser("list", help="every corpus and its newest slice")
+    look = actions.add_parser("look", help="register what is new as slices; exit 10 where nothing is")
+    look.add_argument(
+        "--run", default="", metavar="ID", help="a retry with the same id gives the same answer"
+    )
+    show = actions.add_parser("show", help="its slices by date, and their drift")
+    show.add_argument("--json", action="store_true")
+    drift = actions.add_parser(
+        "drift", help="compare a slice with what the champion learned from; exit 3 above the corpus's limits"
+    )
+    drift.add_argument("--date", help="the slice's date (default: the newest)")
+    for sub in (look, show, drift):
+        sub.add_argument("name")
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ class StepContext(Protocol):
         """Say something once to whoever reads the terminal or the log: a plan, a warning, a decision."""
 
     def stopping(self) -> bool:
-        """True once SIGTERM came: checkpoint at the next optimiser step, then raise `Preempted`."""
+        """True once it has to stop (SIGTERM, the budget): checkpoint at the next step, raise `Preempted`."""
 
     def recall(self, key: str) -> Path | None:
         """What any step ever kept under a key, verified just now and only to be read; None if nothing was.

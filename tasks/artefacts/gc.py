@@ -1,8 +1,8 @@
 """Garbage collection: what nothing refers to, said first and removed second.
 
-Roots are every digest named in a run's folder, in the records that such a folder leads to and in the ledger,
-and those that the caller adds (the registry's versions). Young objects always stay: a run may have committed
-an artefact a moment ago and not yet written it down.
+Roots are every digest named in a run's folder, in the records that such a folder leads to, in the ledger and
+in the slices of a corpus, and those that the caller adds (the registry's versions). Young objects always
+stay: a run may have committed an artefact a moment ago and not yet written it down.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Roots:
 
 
 def find_roots(store: Store, extra: Iterable[str] = ()) -> Roots:
-    """Every digest that the runs, their records, the ledger or `extra` name.
+    """Every digest that the runs, their records, the ledger, the corpora or `extra` name.
 
     Whatever looks like a digest counts, wherever it stands in those objects: no format can be misread in a
     way that loses an artefact.
@@ -71,7 +71,7 @@ def find_roots(store: Store, extra: Iterable[str] = ()) -> Roots:
         stat.key.removeprefix("records/").removesuffix(".json"): stat.key for stat in store.list("records/")
     }
     named: set[str] = set()
-    for stat in itertools.chain(store.list("runs/"), store.list("ledger/")):
+    for stat in itertools.chain(*(store.list(f"{folder}/") for folder in ("runs", "ledger", "corpus"))):
         if stat.key.endswith(".json"):
             named |= _digests_in(store, stat.key)
     found = set(extra) | named

@@ -14,7 +14,7 @@ from tasks.recipe.cron import cron_error
 from tasks.recipe.failures import ConfigInvalid
 from tasks.recipe.links import Known, Links, dependencies, kind_of, link, method_of
 from tasks.recipe.loading import Loaded, Path_, load
-from tasks.recipe.models import RESERVED, DataKind, Recipe, Step
+from tasks.recipe.models import RESERVED, Budget, DataKind, Recipe, Step
 from tasks.recipe.options import option_error, option_remedy, resolved
 from tasks.recipe.overrides import FILE, Overridden, apply_overrides
 from tasks.recipe.problems import Problem, did_you_mean, dotted, format_problems
@@ -87,6 +87,8 @@ def recipe_faults(recipe: Recipe, shaped: Shape, raw: Any, catalogue: Catalogue)
     faults += _cycle_faults(recipe)
     faults += _twin_faults(recipe, links, catalogue)
     faults += _schedule_faults(recipe)
+    if recipe.budget == Budget() and all(value is None for value in raw["budget"].values()):
+        faults.append((("budget",), "limits nothing", "add device_hours or cost, or leave it out"))
     if recipe.release:
         faults += release_faults(recipe, links, catalogue, shaped.broken_steps, raw)
     faults += form_faults(recipe, catalogue, shaped.broken_steps)

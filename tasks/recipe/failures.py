@@ -22,6 +22,7 @@ class Failure(enum.IntEnum):
     INFRASTRUCTURE = 6
     DIVERGED = 7
     GATES_FAILED = 8
+    OVER_BUDGET = 9
 
 
 RETRIED: frozenset[Failure] = frozenset({Failure.PREEMPTED, Failure.INFRASTRUCTURE, Failure.OUT_OF_MEMORY})
@@ -74,3 +75,9 @@ class GatesFailed(PerennialError):
     """The evidence does not allow a release."""
 
     failure = Failure.GATES_FAILED
+
+
+class OverBudget(PerennialError):
+    """The run would take more than its budget; all is kept, and it goes on once the budget is raised."""
+
+    failure = Failure.OVER_BUDGET

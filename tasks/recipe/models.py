@@ -86,6 +86,18 @@ class Schedule(_Part):
     on: list[str] = []
 
 
+class Budget(_Part):
+    """What a run may take: it is stopped, with everything kept, before it would take more.
+
+    Attributes:
+        device_hours: Hours of devices, all steps and attempts together.
+        cost: By the price table, in its currency (tasks/release/prices.yaml).
+    """
+
+    device_hours: float | None = Field(None, gt=0)
+    cost: float | None = Field(None, gt=0)
+
+
 class Gate(_Part):
     """A rule that the evidence must satisfy. Exactly one of the four limits is given.
 
@@ -182,6 +194,7 @@ class Recipe(_Part):
         seed: The seed of every step that has none of its own.
         data: Named data sets.
         steps: The graph.
+        budget: What a run may take; it changes no result, so that raising it leaves all that is done valid.
         release: Without it, nothing is registered.
         form: `step.option` entries that the trigger form offers as typed fields.
     """
@@ -197,5 +210,6 @@ class Recipe(_Part):
     seed: int = Field(0, ge=0, lt=2**32)
     data: dict[Name, DataSource] = {}
     steps: dict[Name, Step]
+    budget: Budget | None = None
     release: Release | None = None
     form: list[str] = []

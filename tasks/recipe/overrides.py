@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from tasks.recipe.failures import ConfigInvalid
 from tasks.recipe.loading import EMPTY, Loaded, Path_, load_text
-from tasks.recipe.models import DataSource, Gate, Recipe, Release, Step
+from tasks.recipe.models import Budget, DataSource, Gate, Recipe, Release, Step
 from tasks.recipe.problems import Problem, did_you_mean, dotted, format_problems
 
 FILE = "--set"
@@ -151,6 +151,8 @@ def _refuse(override: Override, value: Any) -> Problem | None:
         return None
     if top == "release" and rest:
         return _refuse_below(rest, list(Release.model_fields), value.get(top), problem)
+    if top == "budget" and rest:
+        return _refuse_below(rest, list(Budget.model_fields), value.get(top, {}), problem)
     return problem(f"'{top}' has nothing below it", f"write {top}=<value>") if rest else None
 
 

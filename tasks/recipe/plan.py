@@ -16,7 +16,7 @@ from tasks.recipe.catalogue import Catalogue
 from tasks.recipe.failures import ConfigInvalid
 from tasks.recipe.fingerprints import canonical, digest
 from tasks.recipe.links import Link, Links, dependencies, linked_recipe
-from tasks.recipe.models import Recipe, Release
+from tasks.recipe.models import Budget, Recipe, Release
 from tasks.recipe.options import resolved
 from tasks.recipe.overrides import overrides_arguments
 from tasks.recipe.release_rules import with_gates
@@ -40,6 +40,13 @@ class Pinned(_Frozen):
     digest: str
     kind: str
     meta: dict[str, Any] = {}
+
+
+class Rate(_Frozen):
+    """What a device of one size of machine takes: price of an hour (None: not known) and power in watts."""
+
+    price: float | None = None
+    watts: float | None = None
 
 
 class PlannedInput(_Frozen):
@@ -110,6 +117,9 @@ class Plan(_Frozen):
         bindings: What each champion reference stood for; None while there was no champion.
         release: The release rules, the gates of shipped sets written out.
         code: Step -> digests of its code by folder, and `versions` of libraries.
+        budget: What the run may take, as the recipe has it.
+        rates: Size of machine -> what it took when this was planned.
+        currency: Of the prices.
         intent: Of everything that determines the results but the champion: equal intents are the same work.
     """
 
@@ -132,6 +142,9 @@ class Plan(_Frozen):
     release: Release | None
     code: dict[str, dict[str, Any]]
     intent: str
+    budget: Budget | None = None
+    rates: dict[str, Rate] = {}
+    currency: str = ""
 
     def to_bytes(self) -> bytes:
         """The plan as canonical JSON."""
@@ -169,6 +182,8 @@ def resolve(
     created: str,
     overrides: Sequence[str] | Mapping[str, Any] = (),
     refresh: Sequence[str] = (),
+    rates: Mapping[str, Rate] | None = None,
+    currency: str = "",
 ) -> Plan:
     """Freeze a recipe that has been checked.
 
@@ -184,6 +199,8 @@ def resolve(
         created: When; ISO 8601.
         overrides: What was changed for this run, for the record.
         refresh: Steps to run although nothing changed.
+        rates: What each size of machine takes.
+        currency: Of the rates' prices.
 
     Raises:
         ConfigInvalid: A reference stands for nothing, or for something of the wrong kind.
@@ -218,6 +235,9 @@ def resolve(
         release=release,
         code={name: dict(code[name]) for name in recipe.steps},
         intent=_intent(recipe, release, steps, links, world, code),
+        budget=recipe.budget,
+        rates=dict(rates or {}),
+        currency=currency,
     )
 
 

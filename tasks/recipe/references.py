@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from tasks.recipe import corpora
 from tasks.recipe.failures import ConfigInvalid
 from tasks.recipe.models import NAME
 from tasks.recipe.problems import did_you_mean
@@ -90,6 +91,8 @@ def check_uri(uri: str) -> None:
     if uri.startswith("models:/"):
         if not _MODEL.match(uri):
             raise ConfigInvalid(f"'{uri}' names no model version; write models:/name@alias or models:/name/3")
+    elif scheme == "corpus":
+        corpora.parse(uri)
     elif not rest.strip("/"):
         raise ConfigInvalid(f"'{uri}' says nothing after {scheme}://; write where the data is")
     elif scheme == "pydocs" and rest not in PYDOCS:

@@ -20,7 +20,7 @@ from tasks.recipe.gate_sets.options import (
     UpdateGates,
 )
 from tasks.recipe.loading import Path_
-from tasks.recipe.models import DataSource, Gate, Recipe, Release, Schedule, Step
+from tasks.recipe.models import Budget, DataSource, Gate, Recipe, Release, Schedule, Step
 from tasks.recipe.problems import did_you_mean
 
 Fault = tuple[Path_, str, str]
@@ -124,6 +124,7 @@ _MODELS: tuple[tuple[tuple[str, ...], type[BaseModel]], ...] = (
     (("data", "*"), DataSource),
     (("steps", "*"), Step),
     (("schedule",), Schedule),
+    (("budget",), Budget),
     (("release", "gates", "*"), Gate),
     (("release", "gate_sets"), GateSets),
     (("release", "gate_sets", "update"), UpdateGates),

@@ -22,11 +22,13 @@ SCHEMES: Mapping[str, bool] = {
     "file://": True,
     "hf://": True,
     "pydocs://": False,
+    "corpus://": False,
     "models:/": False,
 }
 """Beginning of a URI that can be read -> whether it is limited by prefixes.
 
-`pydocs://` is the documentation of the Python that runs, and a version of the registry is signed.
+`pydocs://` is the documentation of the Python that runs, a version of the registry is signed, and what a
+corpus reads is limited where it is looked at.
 """
 
 

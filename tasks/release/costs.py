@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from tasks.release.gates import Known
 from tasks.release.records import PlanFacts, StepRecord
+from tasks.release.spending import Spent, recorded, total
 
 LATENCY = "latency_ms"
 """The metric of the report step with the time for one new token (its option `latency_tokens`)."""
@@ -63,3 +64,24 @@ def _latency(plan: PlanFacts, records: Mapping[str, StepRecord]) -> Known:
     if LATENCY in report.metrics:
         return Known(report.metrics[LATENCY])
     return Known(None, f"step '{report.step}' has measured none: set its option latency_tokens")
+
+
+def cost_of(record: StepRecord, plan: PlanFacts) -> Spent:
+    """What a step took, in the prices of the plan."""
+    machines = {step.name: step.resources for step in plan.steps}
+    rate = plan.rates.get(record.resources or machines.get(record.step, ""))
+    return recorded(record.device_seconds, record.cost, record.energy_kwh, rate)
+
+
+def cost_tags(plan: PlanFacts, records: Mapping[str, StepRecord]) -> dict[str, str]:
+    """Tags of a version: what making it took, cached steps with what they took when they ran.
+
+    A figure that is not known of every step is left out.
+    """
+    spent = total(cost_of(record, plan) for record in records.values())
+    found = {"perennial.device_hours": f"{spent.device_hours:.6g}"}
+    if spent.cost is not None:
+        found["perennial.cost"] = f"{spent.cost:.6g} {plan.currency}".strip()
+    if spent.energy_kwh is not None:
+        found["perennial.energy_kwh"] = f"{spent.energy_kwh:.6g}"
+    return found

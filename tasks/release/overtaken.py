@@ -45,6 +45,15 @@ def judged_against(store: Store, version: VersionInfo) -> Judged | None:
     return Judged(found.digest) if found else None
 
 
+def between(store: Store, version: VersionInfo) -> str:
+    """What came between a version's evidence and now, in words; "" for the champion, or where nothing did."""
+    champion = registry.find_version(version.name, "champion")
+    if champion is None or champion.version == version.version:
+        return ""
+    lines = ledger.history(store, version.name)
+    return overtaken(judged_against(store, version), champion.version, champion.digest, lines)
+
+
 def _version_digest(model: str, bound: str) -> str:
     """The digest of the version that a bound model is; of an adapter, the whole model was bound."""
     return next((each.digest for each in registry.versions(model) if whole_digest(each) == bound), bound)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.recipe.failures import ConfigInvalid, DataInvalid
 from tasks.recipe.models import Gate
+from tasks.recipe.plan import Rate
 
 TRAINED = ("pretrain", "sft", "align", "distill")
 """Stages whose models have newly trained weights."""
@@ -52,6 +53,9 @@ class StepRecord(Facts):
     reasons: list[str] = Field(default_factory=list)
     device_seconds: float = 0.0
     image: str = ""
+    resources: str = ""
+    cost: float | None = None
+    energy_kwh: float | None = None
     mlflow_run: str | None = None
 
     def main(self) -> Output:
@@ -112,6 +116,8 @@ class PlanFacts(Facts):
         effective: The recipe as it ran; the card reads what it states: owner, licence, intended use.
         code: Step -> digests of its code by folder.
         steps: What runs where.
+        rates: What an hour of a device of each size took, when the run was planned.
+        currency: Of the rates' prices.
     """
 
     run: str
@@ -128,6 +134,8 @@ class PlanFacts(Facts):
     code: dict[str, Any] = Field(default_factory=dict)
     effective: dict[str, Any] = Field(default_factory=dict)
     steps: list[PlannedStep] = Field(default_factory=list)
+    rates: dict[str, Rate] = Field(default_factory=dict)
+    currency: str = ""
 
     def licence_of(self, data: str) -> str:
         """What the recipe says of the licence of one of its data sets, "" where it says nothing."""

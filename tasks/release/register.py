@@ -102,7 +102,7 @@ def register(
     report = read_report(pages / "report.json")
     known = known_figures(facts, steps)
     results = judge(facts.release.gates, report, correction=facts.release.correction, known=known)
-    origin = Origin(facts, plan_uri, steps, candidate, evidence, results, known)
+    origin = Origin(facts, plan_uri, steps, candidate, evidence, results)
     champion = registry.find_version(facts.model, "champion")
 
     source = source_of(store, candidate.model)

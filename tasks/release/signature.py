@@ -30,7 +30,10 @@ DOMAIN = b"perennial release statement 1\n"
 LATER = frozenset({"perennial.decision", "perennial.ledger", "perennial.signature", "perennial.signed_by"})
 """Tags of ours that change after a version was registered; every other is signed."""
 
-DERIVED = frozenset({"perennial.semantic_version", "perennial.version_reason", "perennial.card"})
+DERIVED = frozenset(
+    f"perennial.{name}"
+    for name in ("semantic_version", "version_reason", "card", "device_hours", "cost", "energy_kwh")
+)
 """Tags that another attempt at the same registration may give another value."""
 
 

@@ -244,5 +244,5 @@ def _under(tags: Mapping[str, str], prefix: str) -> dict[str, str]:
 
 
 def _number(tags: Mapping[str, str], name: str) -> float | None:
-    value = tags.get(f"perennial.{name}")
-    return None if value is None else float(value)
+    value = tags.get(f"perennial.{name}")  # a cost ends with its currency
+    return None if value is None else float(value.partition(" ")[0])

@@ -10,16 +10,10 @@ from dataclasses import dataclass
 from tasks.recipe.fingerprints import canonical
 from tasks.release.approvals import APPROVALS
 from tasks.release.card import outside, stated_digest
-from tasks.release.gates import GateResult, Known
+from tasks.release.costs import cost_tags
+from tasks.release.gates import GateResult
 from tasks.release.records import PARENTS, Pinned, PlanFacts, StepRecord, ancestors
 from tasks.release.versions import LineageFacts
-
-COSTS = {
-    "run.device_hours": "perennial.device_hours",
-    "run.cost": "perennial.cost",
-    "run.energy_kwh": "perennial.energy_kwh",
-}
-"""Figure of the run (tasks/release/costs.py) -> the tag that it is kept in, where it is known."""
 
 PROCESS = "process"
 """`perennial.image` where no step ran in a container."""
@@ -36,7 +30,6 @@ class Origin:
         candidate: Facts of the model.
         evidence: Digest of the report.
         gates: The verdicts.
-        known: The figures of the run.
     """
 
     plan: PlanFacts
@@ -45,7 +38,6 @@ class Origin:
     candidate: LineageFacts
     evidence: str
     gates: Sequence[GateResult]
-    known: Mapping[str, Known]
 
     @property
     def made(self) -> list[StepRecord]:
@@ -86,7 +78,7 @@ def tags_of(origin: Origin) -> dict[str, str]:
             for name, record in records.items()
             for output, made in record.outputs.items()
         },
-        **{tag: _figure(origin.known.get(name)) for name, tag in COSTS.items()},
+        **cost_tags(plan, records),
     }
     return {name: value for name, value in tags.items() if value}
 
@@ -110,7 +102,3 @@ def _pins(pins: Mapping[str, Pinned | None]) -> str:
     """Reference -> digest as JSON; "" if there is none."""
     held = {name: pin.digest for name, pin in pins.items() if pin is not None}
     return json.dumps(held, sort_keys=True) if held else ""
-
-
-def _figure(known: Known | None) -> str:
-    return "" if known is None or known.value is None else f"{known.value:.6g}"

@@ -41,6 +41,7 @@ class Context:
         progress_key: str,
         stop: threading.Event,
         say: Callable[[str], None],
+        over: Callable[[], bool] = lambda: False,
     ) -> None:
         self.step = step
         self.seed = seed
@@ -55,6 +56,7 @@ class Context:
         self._progress_key = progress_key
         self._stop = stop
         self._say = say
+        self._over = over
         self._told = 0.0
         self._points_file = work / POINTS
         work.mkdir(parents=True, exist_ok=True)
@@ -94,9 +96,9 @@ class Context:
         self._say(text)
 
     def stopping(self) -> bool:
-        """True once SIGTERM came."""
+        """True once SIGTERM came, or the run's budget is spent."""
         self.cooperative = True
-        return self._stop.is_set()
+        return self._stop.is_set() or self._over()
 
     def recall(self, key: str) -> Path | None:
         """What was kept under a key."""

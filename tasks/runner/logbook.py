@@ -49,9 +49,13 @@ def log_step(
     run = runs.open_step(open_parent(plan, plan_uri(store.uri, plan.run)), _facts(record))
     runs.log_metrics(run, points, skip_logged=True)
     if not record.cached:
-        runs.log_metrics(
-            run, [Point(name, value) for name, value in record.metrics.items()], skip_logged=True
-        )
+        taken = {
+            "device_hours": record.device_seconds / 3600,
+            "cost": record.cost,
+            "energy_kwh": record.energy_kwh,
+        }
+        figures = record.metrics | {name: value for name, value in taken.items() if value is not None}
+        runs.log_metrics(run, [Point(name, value) for name, value in figures.items()], skip_logged=True)
     runs.log_outputs(
         run,
         outputs={name: output.digest for name, output in record.outputs.items()},
@@ -73,7 +77,7 @@ def log_failure(plan: Plan, step: PlannedStep, failure: Failure, message: str, s
     facts = StepFacts(step.name, step.stage, step.method, "", step.options)
     run = runs.open_step(parent, facts)
     runs.set_tags(run, {"perennial.failure": failure.name, "perennial.message": message})
-    status = "KILLED" if failure is Failure.PREEMPTED else "FAILED"
+    status = "KILLED" if failure in (Failure.PREEMPTED, Failure.OVER_BUDGET) else "FAILED"
     runs.end(run, status)
     runs.end(parent, status)
 

@@ -122,7 +122,7 @@ def _costs(store: Store, version: VersionInfo) -> dict[str, float | None]:
     def tag(name: str) -> float | None:
         text = version.tags.get(f"perennial.{name}", "")
         try:
-            return float(text)
+            return float(text.partition(" ")[0])  # a cost ends with its currency
         except ValueError:
             return None
 

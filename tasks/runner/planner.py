@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 from tasks.artefacts import Store, commit, load_manifest, open_store
 from tasks.recipe.catalogue import Catalogue
 from tasks.recipe.check import check, format_problems
+from tasks.recipe.corpora import SCHEME
 from tasks.recipe.failures import ConfigInvalid
 from tasks.recipe.models import Recipe
 from tasks.recipe.plan import Pinned, Plan, PlannedStep, resolve
@@ -22,15 +22,19 @@ from tasks.recipe.run_names import plan_uri
 from tasks.release import signature
 from tasks.release.card import says_the_same
 from tasks.release.keys import trusted_keys
+from tasks.release.prices import price_table
 from tasks.release.whole import whole_digest
+from tasks.runner import logbook, unchanged
+from tasks.runner.budget import check_priced
 from tasks.runner.code import code_of
+from tasks.runner.corpora import materialise_corpus
 from tasks.runner.imports import import_model
 from tasks.runner.records import StepRecord, run_key
 from tasks.runner.settings import Settings
 from tasks.runner.step import Attempt, find_step, link, load_method, look
 from tasks.sources import materialise
 from tasks.stage import Estimate
-from tasks.tracking import registry
+from tasks.tracking import registry, runs
 from tasks.tracking.registry import VersionInfo
 
 
@@ -81,6 +85,8 @@ def freeze(
         for name, step in recipe.steps.items()
     }
 
+    currency, rates = price_table(recipe.release.prices if recipe.release else None)
+
     def bound(bindings: Mapping[str, Pinned | None]) -> Plan:
         return resolve(
             recipe,
@@ -93,12 +99,15 @@ def freeze(
             created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             overrides=list(overrides),
             refresh=list(refresh),
+            rates=rates,
+            currency=currency,
         )
 
     names = _references(recipe, "champion")
     if champion and names:
         signature.verify(store, champion)
     plan = bound({name: _champion_pin(name, champion, store) for name in names})
+    check_priced(plan.budget, plan.steps, plan.rates)
     if champion and champion.tags.get("perennial.intent") == plan.intent and not refresh:
         signature.verify(store, champion)
         before = _plan_of(champion, store)
@@ -120,9 +129,17 @@ def pin_data(recipe: Recipe, store: Store, settings: Settings) -> dict[str, Pinn
     for name, source in recipe.data.items():
         directory = Path(tempfile.mkdtemp(prefix=f"data-{name}-", dir=settings.home / "work"))
         try:
-            made = materialise(
-                source.uri, kind=source.kind, split=source.split, options=source.options, directory=directory
-            )
+            how: dict[str, Any] = {
+                "kind": source.kind,
+                "split": source.split,
+                "options": source.options,
+                "directory": directory,
+            }
+            if source.uri.startswith(SCHEME):
+                cache = settings.home / "cache" / "artefacts"
+                made = materialise_corpus(source.uri, **how, store=store, cache=cache)
+            else:
+                made = materialise(source.uri, **how)
             manifest = commit(
                 store, directory, kind=made.kind, parents=[], producer=source.uri, meta=dict(made.meta)
             )
@@ -188,7 +205,8 @@ def link_all(plan: Plan, store: Store, settings: Settings) -> bool:
     """Where nothing at all would run and the champion is this plan's candidate, link every step at once.
 
     Returns:
-        True where the run is over: "no change". `runs/<run>/unchanged.json` then says so to every reader.
+        True where the run is over: "no change". `runs/<run>/unchanged.json` and `summary.md` then say so and
+        why to every reader.
     """
     champion = registry.find_version(plan.model, "champion", settings.tracking)
     seen = preview(plan, store, estimates=False)
@@ -205,10 +223,8 @@ def link_all(plan: Plan, store: Store, settings: Settings) -> bool:
     for step in plan.steps:
         lookup, _, _ = look(plan, step, store, known=records)
         link(plan, step, lookup, attempt)
-    store.write(
-        f"runs/{plan.run}/unchanged.json",
-        json.dumps({"model": plan.model, "champion": champion.version}, sort_keys=True).encode(),
-    )
+    runs.end(logbook.open_parent(plan, plan_uri(store.uri, plan.run)), "FINISHED")
+    unchanged.write(plan, store, unchanged.evidence(plan, store, champion, records))
     return True
 
 

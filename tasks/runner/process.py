@@ -66,6 +66,7 @@ def step_process(plan_uri: str, name: str, settings: Settings, *, fresh: bool) -
         store=store if first else ranks.ReadOnly(store),
         fresh=fresh,
         say=(lambda line: print(line, flush=True)) if first else (lambda _: None),
+        interrupt=lambda: os.kill(os.getpid(), signal.SIGTERM),
     )
     _stop_on_sigterm(attempt)
     failure: Failure | None = None

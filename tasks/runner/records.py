@@ -27,9 +27,12 @@ class StepRecord(BaseModel):
         cached: In a run's record: the step was skipped because nothing had changed.
         reasons: Why the step ran, or what made it a hit.
         run: The run whose execution made the outputs.
-        device_seconds: Seconds of work over all attempts.
+        device_seconds: Seconds of devices over all attempts.
         attempts: How many times the step was started.
         image: The container image that it ran in (PERENNIAL_IMAGE), "" for a process of a machine.
+        resources: The size of machine that it ran on.
+        cost: What that cost, in the currency of the plan; None where it has no price.
+        energy_kwh: An estimate of the energy; None where the power is not known.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -51,6 +54,9 @@ class StepRecord(BaseModel):
     device_seconds: float
     attempts: int = 1
     image: str = ""
+    resources: str = ""
+    cost: float | None = None
+    energy_kwh: float | None = None
     mlflow_run: str | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from tasks.release import promote as decisions
 from tasks.release import signature
 from tasks.release.approvals import actors, required
 from tasks.release.keys import key_id, public_text, signing_key
+from tasks.release.overtaken import between
 from tasks.release.register import ReleaseRecord, register
 from tasks.runner import handover
 from tasks.runner.links import as_markdown, mlflow_links
@@ -22,6 +24,7 @@ from tasks.runner.planner import run_of
 from tasks.runner.process import read_plan
 from tasks.runner.settings import Settings
 from tasks.tracking import registry, runs
+from tasks.tracking.registry import VersionInfo
 
 
 def register_run(plan: Plan, uri: str, store: Store, settings: Settings) -> ReleaseRecord:
@@ -144,17 +147,31 @@ def summary_of(
     settings: Settings, plan: str | None, model: str | None, version: str | None
 ) -> dict[str, Any]:
     """What the approval shows: `markdown`, and for machines model, version, run and `approvals`."""
+    asked: VersionInfo | None = None
     if plan is not None:
         frozen, store = read_plan(plan)
         run = frozen.run
     else:
         store, name, number, _ = _target(settings, None, model, version)
-        run = registry.version(name, number).tags.get("perennial.run", "")
+        asked = registry.version(name, number)
+        run = asked.tags.get("perennial.run", "")
     key = f"runs/{run}/summary.md"
     if not run or store.stat(key) is None:
         raise ConfigInvalid(f"there is no summary of run '{run}' in {store.uri}: it has registered nothing")
+    if store.stat(f"runs/{run}/release.json") is None:  # no change: nothing waits for a decision
+        champion = json.loads(store.read(f"runs/{run}/unchanged.json"))
+        return {
+            "model": champion["model"],
+            "version": champion["champion"],
+            "semantic_version": champion["semantic"],
+            "run": run,
+            "approvals": 1,
+            "markdown": store.read(key).decode(),
+        }
     record = ReleaseRecord.model_validate_json(store.read(f"runs/{run}/release.json"))
     found = registry.find_version(record.model, record.version) if record.version else None
+    came = between(store, asked) if asked else ""
+    note = f"> **Judged against another champion**: {came}. Promoting it needs `--over`.\n\n" if came else ""
     links = as_markdown(mlflow_links(settings, record))
     return {
         "model": record.model,
@@ -162,7 +179,7 @@ def summary_of(
         "semantic_version": record.semantic_version,
         "run": run,
         "approvals": required(found.tags) if found else 1,
-        "markdown": store.read(key).decode() + (f"\n{links}\n" if links else ""),
+        "markdown": note + store.read(key).decode() + (f"\n{links}\n" if links else ""),
     }
 
 

@@ -5,28 +5,26 @@ from __future__ import annotations
 import contextlib
 import datetime
 import importlib
-import json
 import math
 import os
 import shutil
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 
 from tasks.artefacts import Store, commit, fetch, load_manifest
 from tasks.artefacts.checkpoints import StoreCheckpoints
-from tasks.recipe.failures import ConfigInvalid, Infrastructure
+from tasks.recipe.failures import ConfigInvalid, Infrastructure, Preempted
 from tasks.recipe.fingerprints import fingerprint
 from tasks.recipe.fingerprints import ingredients as ingredients_of
 from tasks.recipe.plan import Plan, PlannedInput, PlannedStep
-from tasks.runner import logbook, ranks
+from tasks.runner import budget, logbook, ranks
 from tasks.runner.cache import Lookup, look_up
 from tasks.runner.context import Context, outputs_of
+from tasks.runner.meter import Meter
 from tasks.runner.records import (
     Output,
     StepRecord,
@@ -41,9 +39,6 @@ from tasks.runner.reload import check_in_fresh_process
 from tasks.runner.settings import Settings
 from tasks.stage import Input, Method, Result
 
-CLOCK_SECONDS = 10.0
-"""How often the seconds of work are written down."""
-
 
 @dataclass
 class Attempt:
@@ -53,6 +48,7 @@ class Attempt:
         fresh: Allow a start from step 0 although progress was recorded.
         stop: Set once SIGTERM came.
         say: Prints a line for the person who watches.
+        interrupt: Ends a method that asks nobody whether to stop.
         fingerprint: Of the step, once it is known.
         context: The method's context once it runs (the signal handler looks at it).
     """
@@ -62,6 +58,7 @@ class Attempt:
     fresh: bool = False
     stop: threading.Event = field(default_factory=threading.Event)
     say: Callable[[str], None] = print
+    interrupt: Callable[[], None] = lambda: None
     fingerprint: str = ""
     context: Context | None = None
 
@@ -191,7 +188,10 @@ def _execute(
         options = method.options.model_validate(step.options)
     except ValidationError as error:
         raise ConfigInvalid(f"step '{step.name}': options of {step.stage}/{step.method}: {error}") from error
-    clock = _Clock(store, lookup.fingerprint)
+    guard = budget.Guard(store, plan, step, lookup.fingerprint)
+    guard.ask(method, inputs)
+    meter = Meter(store, plan, step, lookup.fingerprint, lambda: _tick(guard, attempt))
+    guard.watch(meter)
     work = work_directory(settings, lookup.fingerprint)
     checkpoints = StoreCheckpoints(store, lookup.fingerprint, work)
     context = Context(
@@ -206,19 +206,25 @@ def _execute(
             ]
             for port, many in inputs.items()
         },
-        checkpoints=checkpoints,
+        checkpoints=guard.timed(checkpoints),
         fresh=attempt.fresh,
         method=method,
         store=store,
         progress_key=f"runs/{plan.run}/progress/{step.name}.json",
         stop=attempt.stop,
+        over=guard.poll,
         say=lambda line: attempt.say(f"{step.name}: {line}"),
     )
     attempt.context = context
     first = ranks.rank() == 0
     live = logbook.live(plan, step, lookup.fingerprint, work, store) if first else contextlib.nullcontext()
-    with clock, live:
-        result = method.run(context, options)
+    try:
+        with meter, live:
+            result = method.run(context, options)
+    except Preempted as error:
+        if guard.exceeded:
+            raise guard.stopped(str(error)) from error
+        raise
     if not first:
         raise SystemExit(0)  # as tasks.training.fit ends them: the result is rank 0's to commit
     _check_finite(step, result)
@@ -235,6 +241,7 @@ def _execute(
             store, directory, kind=method.outputs[name], parents=parents, producer=producer, meta=meta
         )
         outputs[name] = Output(digest=manifest.digest, kind=method.outputs[name], meta=meta)
+    spent = meter.spent
     record = StepRecord(
         fingerprint=lookup.fingerprint,
         step=step.name,
@@ -254,14 +261,28 @@ def _execute(
         run=plan.run,
         started=started,
         finished=_now(),
-        device_seconds=round(clock.seconds, 3),
-        attempts=clock.attempts,
+        device_seconds=round(spent.device_seconds, 3),
+        attempts=meter.attempts,
         image=os.environ.get("PERENNIAL_IMAGE", ""),
+        resources=step.resources,
+        cost=spent.cost,
+        energy_kwh=spent.energy_kwh,
     )
     write_record(store, record_key(lookup.fingerprint), record)
     write_record(store, latest_key(plan.recipe, step.name), record)
+    meter.finish(spent)
     checkpoints.clear()
     return record
+
+
+def _tick(guard: budget.Guard, attempt: Attempt) -> float:
+    """Look at the budget; a method that asks nobody whether to stop is ended, once."""
+    seconds = guard.tick()
+    if guard.exceeded and not attempt.stop.is_set():
+        attempt.stop.set()
+        if attempt.context is not None and not attempt.context.cooperative:
+            attempt.interrupt()
+    return seconds
 
 
 def _fetch(store: Store, settings: Settings, given: PlannedInput, output: Output) -> Input:
@@ -281,6 +302,7 @@ def _finish(plan: Plan, record: StepRecord, attempt: Attempt) -> None:
         plan, record, logbook.read_points(work), attempt.settings, attempt.store
     )
     write_record(attempt.store, run_key(plan.run, record.step), record)
+    budget.settle(attempt.store, plan)
     shutil.rmtree(work, ignore_errors=True)
 
 
@@ -292,39 +314,3 @@ def _check_finite(step: PlannedStep, result: Result) -> None:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-class _Clock:
-    """Counts the seconds of work over all attempts, in the store, so that a killed attempt still counts."""
-
-    def __init__(self, store: Store, fingerprint: str) -> None:
-        self._store = store
-        self._key = f"attempts/{fingerprint}.json"
-        known: dict[str, Any] = json.loads(store.read(self._key)) if store.stat(self._key) else {}
-        self.attempts = int(known.get("attempts", 0)) + 1
-        self._before = float(known.get("seconds", 0.0))
-        self._start = time.monotonic()
-        self._done = threading.Event()
-        self._thread = threading.Thread(target=self._tick, daemon=True)
-
-    @property
-    def seconds(self) -> float:
-        return self._before + time.monotonic() - self._start
-
-    def __enter__(self) -> None:
-        self._write()
-        self._thread.start()
-
-    def __exit__(self, *_: object) -> None:
-        self._done.set()
-        self._thread.join()
-        self._write()
-
-    def _tick(self) -> None:
-        while not self._done.wait(CLOCK_SECONDS):
-            self._write()
-
-    def _write(self) -> None:
-        self._store.write(
-            self._key, json.dumps({"attempts": self.attempts, "seconds": round(self.seconds, 3)}).encode()
-        )

@@ -96,13 +96,13 @@ def materialise(
         raise ConfigInvalid(f"'{uri}': {found} is no kind of dataset; {did_you_mean(found, ROWS)}")
     if split not in SPLITS:
         raise ConfigInvalid(f"'{uri}': there is no split '{split}'; {did_you_mean(split, SPLITS)}")
-    counts = _write(SCHEMES[scheme](uri, found, split, options), found, directory / FILE_NAME)
+    counts = write_rows(SCHEMES[scheme](uri, found, split, options), found, directory / FILE_NAME)
     if not counts["rows"]:
         raise DataInvalid(f"{uri}: no rows in split '{split}'; check the files, or use another split")
     return Materialised(found, counts["rows"], {**counts, "split": split, "uri": uri})
 
 
-def _write(rows: Iterable[dict[str, Any]], kind: str, path: Path) -> dict[str, int]:
+def write_rows(rows: Iterable[dict[str, Any]], kind: str, path: Path) -> dict[str, int]:
     """Write rows to `path` and count rows, and characters and bytes of their texts."""
     counts = {"rows": 0, "characters": 0, "bytes": 0}
     part = path.with_name(path.name + ".part")

@@ -8,7 +8,7 @@ from typing import Any
 
 from tasks.recipe.failures import ConfigInvalid, DataInvalid
 from tasks.sources.fields import fields_from, rows_of
-from tasks.sources.listing import list_files
+from tasks.sources.listing import Listing, list_files
 from tasks.sources.reading import PLAIN_TEXT, READERS, ending
 from tasks.sources.splits import belongs
 
@@ -20,8 +20,14 @@ def rows(uri: str, kind: str, split: str, options: Mapping[str, Any]) -> Iterato
         DataInvalid: A file that cannot be read, by name and line.
         ConfigInvalid: Options that do not fit the files.
     """
+    yield from rows_in(list_files(uri), uri, kind, split, options)
+
+
+def rows_in(
+    files: Listing, uri: str, kind: str, split: str, options: Mapping[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """The rows of files that were listed; raises what `rows` does."""
     chosen = fields_from(kind, options, uri)
-    files = list_files(uri)
     for name in files.names:
         end = ending(name)
         if end is None:

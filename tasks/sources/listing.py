@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, Infrastructure
@@ -22,16 +23,33 @@ _S3_ABSENT = frozenset({"404", "NoSuchBucket", "NoSuchKey", "NotFound"})
 
 
 @dataclass(frozen=True)
+class Seen:
+    """What is known of a file without reading it.
+
+    Attributes:
+        size: Bytes.
+        mark: Differs once the file was written again: S3's ETag, or the time of the change.
+        modified: When it was last written, UTC.
+    """
+
+    size: int
+    mark: str
+    modified: datetime
+
+
+@dataclass(frozen=True)
 class Listing:
     """The files of a dataset.
 
     Attributes:
         names: Their names relative to the folder that was asked for, sorted.
         opened: Name -> a context in which the file lies on the local disk.
+        seen: Name -> what is known of it.
     """
 
     names: list[str]
     opened: Callable[[str], AbstractContextManager[Path]]
+    seen: Callable[[str], Seen]
 
 
 def list_files(uri: str) -> Listing:
@@ -56,13 +74,23 @@ def list_files(uri: str) -> Listing:
 def _local(uri: str) -> Listing:
     given = Path(uri.removeprefix("file://"))
     if given.is_file():
-        return Listing([given.name], lambda name: _opened(given.parent / name))
+        return _in_folder(given.parent, [given.name])
     base, pattern = (str(given), "") if given.is_dir() else _split(str(given))
     folder = Path(base or ".")
     if not folder.is_dir():
-        return Listing([], lambda name: _opened(folder / name))
+        return _in_folder(folder, [])
     names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-    return Listing(_chosen(names, pattern), lambda name: _opened(folder / name))
+    return _in_folder(folder, _chosen(names, pattern))
+
+
+def _in_folder(folder: Path, names: list[str]) -> Listing:
+    def seen(name: str) -> Seen:
+        stat = (folder / name).stat()
+        return Seen(
+            stat.st_size, f"{stat.st_size}-{stat.st_mtime_ns}", datetime.fromtimestamp(stat.st_mtime, UTC)
+        )
+
+    return Listing(names, lambda name: _opened(folder / name), seen)
 
 
 def _opened(path: Path) -> AbstractContextManager[Path]:
@@ -102,7 +130,8 @@ def _in_s3(uri: str) -> Listing:
         client = boto3.client("s3", endpoint_url=os.environ.get("AWS_ENDPOINT_URL"))
         start = prefix if pattern else key.rstrip("/")
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=start)
-        keys = [entry["Key"] for page in pages for entry in page.get("Contents", [])]
+        entries = {entry["Key"]: entry for page in pages for entry in page.get("Contents", [])}
+    keys = list(entries)
     if not pattern and key in keys:  # one object
         prefix, names = key[: key.rfind("/") + 1], [key.rsplit("/", 1)[-1]]
     else:
@@ -117,7 +146,11 @@ def _in_s3(uri: str) -> Listing:
                 client.download_file(bucket, prefix + name, str(path))
             yield path
 
-    return Listing(names, opened)
+    def seen(name: str) -> Seen:
+        entry = entries[prefix + name]
+        return Seen(entry["Size"], entry["ETag"].strip('"'), entry["LastModified"].astimezone(UTC))
+
+    return Listing(names, opened, seen)
 
 
 def _split(path: str) -> tuple[str, str]:

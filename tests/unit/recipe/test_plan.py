@@ -6,10 +6,10 @@ import pytest
 from tasks.recipe.catalogue import Catalogue
 from tasks.recipe.check import check
 from tasks.recipe.failures import ConfigInvalid
-from tasks.recipe.fingerprints import canonical
+from tasks.recipe.fingerprints import canonical, ingredients
 from tasks.recipe.links import kind_of
-from tasks.recipe.models import Recipe
-from tasks.recipe.plan import Pinned, Plan, resolve
+from tasks.recipe.models import Budget, Recipe
+from tasks.recipe.plan import Pinned, Plan, Rate, resolve
 from tests.unit.recipe.conftest import ROOT
 
 CODE = {"tasks/x": "c0de", "versions": {"torch": "2.13.0"}}
@@ -205,3 +205,17 @@ def test_the_shipped_recipe_is_planned(freeze):
         "aligned.log",
     ]
     assert steps["checked"].outputs["exams_general"] == "exams"
+
+
+def test_a_budget_and_prices_change_no_fingerprint_and_no_intent(freeze, small):
+    plain = freeze(small)
+    tight = freeze(small, overrides=["budget.device_hours=1.5"], rates={"cpu": Rate(price=2.0, watts=90)})
+    raised = freeze(small, overrides=["budget.device_hours=3"], currency="EUR")
+    assert plain.budget is None
+    assert tight.budget == Budget(device_hours=1.5)
+    assert tight.intent == raised.intent == plain.intent
+    assert tight.steps == raised.steps == plain.steps
+    for step in plain.steps:
+        digests = {port: ["d"] * len(many) for port, many in step.inputs.items()}
+        assert "budget" not in str(ingredients(step, digests, plain.code[step.name]))
+    assert Plan.from_bytes(tight.to_bytes()) == tight

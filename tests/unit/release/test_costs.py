@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tasks.release.costs import known_figures
+from tasks.release.costs import cost_tags, known_figures
 from tasks.release.records import Output, PlanFacts, ReleaseRules, StepRecord
 
 
@@ -70,3 +70,17 @@ def test_a_machine_without_a_price_has_no_cost(records: dict[str, StepRecord]) -
     assert found["run.cost"].value is None
     assert "no price for the machines of tuned, report" in found["run.cost"].why
     assert found["run.device_hours"].value == 2.5
+
+
+def test_a_versions_tags_hold_what_making_it_took(records: dict[str, StepRecord]) -> None:
+    rates = {"cpu": {"price": 1.0, "watts": 100.0}, "gpu": {"price": 4.0, "watts": 1000.0}}
+    told = cost_tags(plan(rates=rates, currency="EUR"), records)
+    assert told == {
+        "perennial.device_hours": "2.5",
+        "perennial.cost": "8.5 EUR",
+        "perennial.energy_kwh": "2.05",
+    }
+    # What the record says wins over the rates of a later plan.
+    records["tuned"] = step("tuned", "model", 7200.0, cached=True, cost=1.0, energy_kwh=0.5)
+    assert cost_tags(plan(rates=rates, currency="EUR"), records)["perennial.cost"] == "1.5 EUR"
+    assert set(cost_tags(plan(), {"report": records["report"]})) == {"perennial.device_hours"}

@@ -10,7 +10,7 @@ import pytest
 
 from tasks.artefacts import Store
 from tasks.recipe.failures import Failure, GatesFailed
-from tasks.release.overtaken import Judged, judged_against, overtaken
+from tasks.release.overtaken import Judged, between, judged_against, overtaken
 from tasks.release.promote import promote, rollback
 from tasks.tracking import ledger, registry
 
@@ -28,7 +28,10 @@ def registered(make_run: MakeRun, store: Store) -> Store:
 
 
 def test_a_manual_run_does_not_promote_over_a_newer_champion_unnoticed(registered: Store) -> None:
+    assert between(registered, registry.version("pydocs", "2")) == ""
     promote(registered, "pydocs", "3", "ben", "better")
+    assert between(registered, registry.version("pydocs", "3")) == ""
+    assert "now version 3 is" in between(registered, registry.version("pydocs", "2"))  # the approval shows it
     with pytest.raises(GatesFailed) as refused:
         promote(registered, "pydocs", "2", "policy", "all gates passed")
     assert refused.value.failure is Failure.GATES_FAILED
