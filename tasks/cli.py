@@ -549,12 +549,6 @@ def _parser() -> argparse.ArgumentParser:
     rollback = add("rollback", _rollback, "put the previous champion back")
     rollback.add_argument("model")
     rollback.add_argument("--run", metavar="ID", help="a retry with the same id changes nothing")
-    promote.add_argument(
-        "--over",
-        default="",
-        metavar="VERSION",
-        help="although it was judged against another than this champion",
-    )
     sign = add("sign", _sign, "vouch for a version that has no signature of a trusted key")
     sign.add_argument("model")
     sign.add_argument("version", help="its number or alias")

@@ -190,7 +190,7 @@ def message(event: str, context: Any, words: str = "") -> Message:
             name = f"failure.{failure.name.lower()}"
             lines += [failure.name.lower().replace("_", " "), f"who acts: {REMEDIES[failure.name]}"]
         lines.append(str(error or "no reason is known: the worker itself was lost")[:2000])
-    if event == "watchdog":
+    if event in ("watchdog", "drift"):
         lines += str(context.get("exception") or "").splitlines()
     if event == "approval":
         lines.append(str(getattr(context["task"], "subject", "")))

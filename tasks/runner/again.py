@@ -19,6 +19,8 @@ from tasks.recipe.links import dependencies
 from tasks.recipe.plan import Plan, PlannedStep, resolve
 from tasks.recipe.problems import did_you_mean
 from tasks.release.keys import trusted_keys
+from tasks.release.prices import price_table
+from tasks.runner.budget import check_priced
 from tasks.runner.code import code_of
 from tasks.runner.planner import preview
 from tasks.runner.settings import Settings
@@ -86,6 +88,7 @@ def freeze_again(
         )
     if recipe.release is not None:
         trusted_keys(store.uri)
+    currency, rates = price_table(recipe.release.prices if recipe.release else None)
     plan = resolve(
         recipe,
         catalogue,
@@ -102,7 +105,10 @@ def freeze_again(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         overrides=[*old.overrides, *overrides],
         refresh=list(dict.fromkeys([from_step, *refresh])),
+        rates=rates,
+        currency=currency,
     )
+    check_priced(plan.budget, plan.steps, plan.rates)
     _check_before(old, plan, again, from_run, from_step)
     for seen in preview(plan, store, estimates=False):
         if seen.step.name not in again and not seen.cached:
