@@ -2,7 +2,8 @@
 
 Runs that stopped moving, candidates that wait for a decision, budgets and disks about to run out, champions
 whose signature, bytes or ledger do not verify any more. The task fails where there is something, and who is
-to be told of it (`PERENNIAL_NOTIFY`, event `watchdog`) reads each finding with its remedy.
+to be told of it (`PERENNIAL_NOTIFY`, event `watchdog`) reads each finding with its remedy. Beside it, what a
+webhook could not be told before is delivered.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import os
 from typing import Any
 
 from airflow.sdk import DAG, BaseOperator, CronTriggerTimetable, Param
-from airflow.sdk.exceptions import AirflowFailException
-from runtimes.process import answer
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from runtimes.process import ProcessOperator, answer
 from shared.notify import Notice
 
 FOUND = 1
@@ -45,6 +46,13 @@ class WatchdogOperator(BaseOperator):
         if lines:
             raise AirflowFailException("\n".join(lines))
         self.log.info("nothing to report")
+
+
+def delivery(_: Any) -> list[list[str]]:
+    """Deliver what is left, where a webhook is set up."""
+    if not os.environ.get("PERENNIAL_WEBHOOK_URL"):
+        raise AirflowSkipException("no webhook is set up (PERENNIAL_WEBHOOK_URL)")
+    return [["deliver"]]
 
 
 with DAG(
@@ -84,4 +92,10 @@ with DAG(
         task_id="look",
         on_failure_callback=Notice("watchdog"),
         doc_md="Looks and changes nothing.",
+    )
+    ProcessOperator(
+        task_id="deliver",
+        commands=delivery,
+        on_failure_callback=Notice("failure"),
+        doc_md="Tells the webhook of decisions that it could not be told of; skipped where there is none.",
     )

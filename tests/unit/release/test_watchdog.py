@@ -76,6 +76,15 @@ def test_a_decision_that_nobody_takes(released: Settings, make_run: Callable[...
     assert "waited for a decision for 30 hours" in found.words
 
 
+def test_the_first_of_two_approvals_is_no_decision(released: Settings, make_run: Callable[..., Any]) -> None:
+    run = make_run("run-2", weights="b")
+    run.plan["release"]["approvals"] = 2
+    made = run.register()
+    decide("promote", released, plan=None, model="pydocs", version=made.version, by=["ada"], reason="good")
+    (found,) = look(released, ROOMY, NOW + timedelta(hours=30))
+    assert (found.check, found.subject) == ("approval", "pydocs 2")
+
+
 def write_run(store: Store, run: str, hours: float, **files: Any) -> None:
     """A run whose files are so old; its plan has the steps a and b."""
     plan = {
