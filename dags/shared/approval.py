@@ -151,7 +151,7 @@ def decide_all(answers: Sequence[Mapping[str, Any] | None]) -> tuple[bool, list[
 
     Args:
         answers: The first one's, and the second one's where one was asked; None there where the task was
-            skipped, which the command refuses if the version needs two.
+            skipped, which the command only writes down as one approval if the version needs two.
     """
     decisions = [decide(answers[0]), *(decide(answer) for answer in answers[1:] if answer)]
     against = [each for each in decisions if not each.approved]
