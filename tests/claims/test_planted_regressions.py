@@ -184,7 +184,9 @@ def test_lost_refusals_are_caught_by_the_refusal_gate(blank, write_rows, tmp_pat
         name: kept(obeying(blank, refused, steps), tmp_path / name)
         for name, refused, steps in (("champion", BAD, 60), ("lax", BAD[:2], 60), ("control", BAD, 70))
     }
-    rules = {"gate_sets": {"safety": {"loss": 0.12}}}
+    rules = {
+        "gate_sets": {"safety": {"loss": 0.12, "flips": 0.15}}
+    }  # finer than so few requests can tell is undecided
     asked = ("requests", write_rows("requests", requests()))
     results = {
         name: judged(

@@ -158,7 +158,7 @@ def build(reference: str, file: Path, context: Path, *arguments: str) -> None:
         *("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"),
         *(*arguments, str(context)),
     )
-    # Old layers that no image has: each is a whole copy where podman has no overlay. The cache is those of today.
+    # Without overlay each layer is a whole copy: the old ones without an image go, those of today are the cache.
     podman("image", "prune", "--force", "--filter", "until=24h")
 
 
