@@ -158,7 +158,7 @@ def build(reference: str, file: Path, context: Path, *arguments: str) -> None:
         *("--ulimit", "nofile=4096:4096", "--ulimit", "nproc=4096:4096"),
         *(*arguments, str(context)),
     )
-    # Without overlay each layer is a whole copy: the old ones without an image go, those of today are the cache.
+    # Without overlay each layer is a whole copy: old ones without an image go, today's are the cache.
     podman("image", "prune", "--force", "--filter", "until=24h")
 
 
