@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from tasks.local import services
 from tasks.local.airflow_api import AirflowApi
@@ -25,7 +25,11 @@ from tests.integration.airflow_runs import migrated_database
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = ROOT / "tests" / "integration" / "fake_perennial.py"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+# A page whose server shares two cores with a training takes its time.
+PATIENCE_MS = 60_000
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
+
+expect.set_options(timeout=PATIENCE_MS)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -90,7 +94,7 @@ def logged_in(desk: Desk, user: str = USER) -> Iterator[Page]:
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(PATIENCE_MS)
         log_in(desk, page, user)
         yield page
         browser.close()

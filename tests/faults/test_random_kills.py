@@ -7,6 +7,7 @@ moments are drawn from a seed. The suite kills each case once, and leaves out th
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -111,8 +112,10 @@ def kill_at(ranks: list[ForkServerProcess], directory: Path, rows: int, delay: f
     """Kill every process some time after the log has so many rows; whether it had not ended before."""
     log = directory / "outputs" / "log" / "training.jsonl"
     while all(process.is_alive() for process in ranks):
-        if log.exists() and log.read_bytes().count(b"\n") >= rows:
-            break
+        # A training that starts again replaces its log, so the file may vanish between two looks at it.
+        with contextlib.suppress(FileNotFoundError):
+            if log.read_bytes().count(b"\n") >= rows:
+                break
         time.sleep(0.002)
     time.sleep(delay)
     alive = all(process.is_alive() for process in ranks)

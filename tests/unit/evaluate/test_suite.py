@@ -11,55 +11,13 @@ from typing import Any
 
 import pyarrow.parquet
 import pytest
-from pydantic import ValidationError
 
 from tasks.evaluate import METHODS
-from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.scoring import load_subject
 from tasks.evaluate.statistics.bootstrap import QUANTILES
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, Preempted
-from tasks.stage import Input, Result
-
-DOCUMENTS = [
-    {"key": f"d{i}", "text": "the value of an object is a list of names. " * (i + 1)} for i in range(6)
-]
-EXAMS = [
-    {
-        "key": f"e{i}",
-        "question": f"What is the key {i}?",
-        "options": [chr(97 + (7 * i + 3 * j) % 26) for j in range(3)],
-        "answer": i % 3,
-    }
-    for i in range(9)
-]
-LOG = [{"step": i, "samples": i, "tokens": 100 * i, "loss": 5 - 0.1 * i, "lr": 0.1} for i in range(12)]
-
-
-@pytest.fixture
-def inputs(tiny_model_dir: Path, tiny_model_like: Callable[..., Path], write_rows, tmp_path: Path):
-    log = tmp_path / "adapted"
-    log.mkdir()
-    (log / "training.jsonl").write_text("".join(json.dumps(row) + "\n" for row in LOG))
-    return {
-        "model": [Input("merged", "m" * 64, "model", tiny_model_dir)],
-        "baseline": [Input("base", "b" * 64, "model", tiny_model_like(1))],
-        "champion": [Input("champion", "c" * 64, "model", tiny_model_like(2))],
-        "documents": [Input("data.news", "n" * 64, "documents", write_rows("news", DOCUMENTS))],
-        "exams": [Input("data.exams", "e" * 64, "exams", write_rows("exams", EXAMS))],
-        "logs": [Input("adapted.log", "l" * 64, "training_log", log)],
-    }
-
-
-@pytest.fixture
-def evaluate(make_context, tmp_path: Path):
-    def run(inputs, name: str = "run", **options) -> tuple[Path, Result]:
-        context = make_context(inputs, directory=tmp_path / name, step="report")
-        method = METHODS["suite"]
-        return tmp_path / name / "outputs/report", method.run(
-            context, method.options.model_validate({"resamples": 200, **options})
-        )
-
-    return run
+from tasks.stage import Input
+from tests.unit.evaluate.suite_rows import DOCUMENTS, EXAMS
 
 
 def report_of(out: Path):
@@ -244,75 +202,6 @@ def test_names_from_recipes_are_escaped_on_the_page(evaluate, inputs):
 def test_limit_uses_the_first_rows(evaluate, inputs):
     report = report_of(evaluate(inputs, limit=4)[0])
     assert {entry["items"] for entry in report["sets"]} == {4}
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"),
-    [
-        ([], "empty"),
-        ([{**EXAMS[0], "answer": 3}], "answer 3 is not the index of one of 3"),
-        ([{**EXAMS[0], "answer": -1}], "answer -1"),
-        ([{**EXAMS[0], "answer": True}], "answer True"),
-        ([{**EXAMS[0], "options": ["one"]}], "two or more options"),
-        ([{**EXAMS[0], "options": ["one", ""]}], "empty"),
-        ([{"key": "k", "options": ["one", "two"], "answer": 0}], "line 1 .*no question"),
-    ],
-)
-def test_broken_exams_are_named(rows, message: str, evaluate, inputs, write_rows):
-    inputs["exams"] = [Input("data.bad", "x", "exams", write_rows("bad", rows))]
-    with pytest.raises(DataInvalid, match=f"data.bad.*{message}"):
-        evaluate(inputs)
-
-
-@pytest.mark.parametrize(
-    ("rows", "message"), [([], "is empty"), ([{"key": "k", "text": ""}], "'k'. has no text")]
-)
-def test_broken_documents_are_named(rows, message: str, evaluate, inputs, write_rows):
-    inputs["documents"] = [Input("data.bad", "x", "documents", write_rows("bad", rows))]
-    with pytest.raises(DataInvalid, match=f"data.bad.*{message}"):
-        evaluate(inputs)
-
-
-def test_a_line_cut_short_is_named(evaluate, inputs, tmp_path: Path):
-    (tmp_path / "rows.jsonl").write_text('{"key": "a", "text": "b"}\n{"key": "a", "te')
-    inputs["documents"] = [Input("data.cut", "x", "documents", tmp_path)]
-    with pytest.raises(DataInvalid, match=r"data\.cut.*line 2"):
-        evaluate(inputs)
-
-
-def test_bytes_that_are_not_utf8_are_named(evaluate, inputs, tmp_path: Path):
-    (tmp_path / "rows.jsonl").write_bytes(b'{"key": "a", "text": "\xff"}\n')
-    inputs["documents"] = [Input("data.latin", "x", "documents", tmp_path)]
-    with pytest.raises(DataInvalid, match=r"data\.latin.*line 1"):
-        evaluate(inputs)
-
-
-def test_wrong_recipes_are_refused(evaluate, inputs):
-    with pytest.raises(ConfigInvalid, match="something to measure"):
-        evaluate({"model": inputs["model"]})
-    with pytest.raises(ConfigInvalid, match="two sets are called 'news'"):
-        evaluate({**inputs, "exams": [Input("data.news", "x", "exams", inputs["exams"][0].path)]})
-    with pytest.raises(ConfigInvalid, match="exam_prompt"):
-        evaluate(inputs, exam_prompt="Answer:")
-    with pytest.raises(ConfigInvalid, match=r"options\.shots .* inputs\.exams"):
-        evaluate({port: inputs[port] for port in ("model", "documents")}, shots=[0, 2])
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"shots": [2]}, "two or more"),
-        ({"shots": [2, 1]}, "rising"),
-        ({"shots": [1, 7]}, "7 is none of"),
-        ({"wordings": ["{question}"]}, "no spread"),
-        ({"wordings": ["{question}", "Say:"]}, "must contain {question}"),
-        ({"wordings": ["{question}", "{question}"]}, "twice"),
-        ({"wordings_unseen": ["{question}"]}, "nothing to be compared with"),
-    ],
-)
-def test_options_without_an_effect_are_refused(options, message: str):
-    with pytest.raises(ValidationError, match=re.escape(message)):
-        SuiteOptions.model_validate(options)
 
 
 def test_stopping_ends_as_preempted(make_context, inputs):
