@@ -212,15 +212,17 @@ def _subtract(words: NDArray[Any], base: NDArray[Any], dtype: str) -> NDArray[An
     bits = difference.dtype.itemsize * 8
     one = difference.dtype.type(1)
     negative = difference >> difference.dtype.type(bits - 1)
-    return (difference << one) ^ (difference.dtype.type(0) - negative)
+    coded: NDArray[Any] = (difference << one) ^ (difference.dtype.type(0) - negative)
+    return coded
 
 
 def _add(base: NDArray[Any], coded: NDArray[Any], dtype: str) -> NDArray[Any]:
     one = coded.dtype.type(1)
-    difference = (coded >> one) ^ (coded.dtype.type(0) - (coded & one))
+    difference: NDArray[Any] = (coded >> one) ^ (coded.dtype.type(0) - (coded & one))
     if dtype in FLOATS:
         return _word(_place(base) + difference)
-    return base + difference
+    words: NDArray[Any] = base + difference
+    return words
 
 
 def _place(words: NDArray[Any]) -> NDArray[Any]:

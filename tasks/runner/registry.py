@@ -239,9 +239,8 @@ def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:
     """An entry of a report (tasks/evaluate/report.py), with the first version in the champion's place."""
     apart = entry["against"]["champion"]
     values = {name: entry["values"][role] for name, role in (("a", "champion"), ("b", "model"))}
-    low, high = (apart["low"], apart["high"]) if apart else (None, None)
     comparison = values["b"] is None
-    verdict = "" if comparison or apart is None else _verdict(entry["better"], low, high)
+    verdict = "" if comparison or apart is None else _verdict(entry["better"], apart["low"], apart["high"])
     return {
         "set": entry["name"],
         "measure": entry["measure"],
@@ -253,8 +252,8 @@ def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:
             for name, held in values.items()
         },
         "difference": apart["difference"] if apart else None,
-        "low": low,
-        "high": high,
+        "low": apart["low"] if apart else None,
+        "high": apart["high"] if apart else None,
         "relative": apart.get("relative") if apart else None,
         "p_value": apart.get("p_value") if apart else None,
         "count": round(apart["difference"] * entry["items"]) if comparison and apart else None,

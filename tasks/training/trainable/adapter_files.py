@@ -201,5 +201,5 @@ def _check_stack(kinds: Sequence[str]) -> None:
 
 def _probe(adapted: PeftModel) -> Tensor:
     """A fixed row of 16 tokens, shape (1, 16)."""
-    rows = adapted.get_input_embeddings().weight.shape[0]
+    rows: int = adapted.get_input_embeddings().weight.shape[0]
     return (torch.arange(16) * 7919 % rows)[None]

@@ -57,8 +57,8 @@ def airflow(monkeypatch: pytest.MonkeyPatch) -> Airflow:
 @pytest.fixture
 def client(airflow: Airflow, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
     from airflow.api_fastapi.core_api.security import get_user
-    from perennial_facts import facts
     from perennial_pages import app as pages
+    from perennial_pages.facts import facts
     from perennial_plugin import pages as mounted
 
     whole = FastAPI()

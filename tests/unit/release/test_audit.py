@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.tracking import MlflowClient
 
 from tasks import cli
 from tasks.release import signature
@@ -132,10 +134,14 @@ def test_a_parent_that_is_broken(run: Any) -> None:
     assert "--step base` makes it again" in found[0].remedy
 
 
+def _without(tag: str, client: MlflowClient) -> None:
+    client.delete_model_version_tag("pydocs", "1", tag)
+
+
 def test_a_version_from_before_it_named_its_parents(run: Any) -> None:
     for name in ("parents", "base", "code", "gates", "image", "stated"):
         tag = f"perennial.{name}"
-        call("untag", lambda client, tag=tag: client.delete_model_version_tag("pydocs", "1", tag))
+        call("untag", partial(_without, tag))
     signature.sign(run.store, registry.version("pydocs", "1"), "test")
     assert audit(run.store, "pydocs").findings == []
     run.store.delete(f"artefacts/{run.records['tuned']['outputs']['model']['digest']}/files/weights")

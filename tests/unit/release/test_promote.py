@@ -193,7 +193,11 @@ def test_a_version_deleted_from_mlflow_does_not_block(three: Any) -> None:
 
 def test_two_deciders_at_once_leave_one_order(three: Any) -> None:
     together = Barrier(2)
-    checks = (*PROMOTION, lambda *_: together.wait(20))
+
+    def meet(*_: object) -> None:
+        together.wait(20)
+
+    checks = (*PROMOTION, meet)
     with ThreadPoolExecutor(2) as pool:
         asked = {
             version: pool.submit(promote, three, "pydocs", version, "ada", "better", checks=checks)

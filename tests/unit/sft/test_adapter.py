@@ -219,8 +219,8 @@ def test_only_adapters_that_can_be_kept_are_trained(options: dict[str, Any], wor
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["dora", "eva", "adalora", "loha", "lokr", "vera", "ia3"])
 def test_every_kind_of_adapter_comes_back(kind: str, tiny_model_dir: Path, tmp_path: Path) -> None:
-    shaped = {} if kind != "ia3" else {"lora_rank": None}
-    more = {"epochs": 3.0} if kind == "adalora" else {}
+    shaped: dict[str, Any] = {} if kind != "ia3" else {"lora_rank": None}
+    more: dict[str, Any] = {"epochs": 3.0} if kind == "adalora" else {}
     context, _ = train(tiny_model_dir, tmp_path / kind, trainable=kind, lr=1e-2, **shaped, **more)
     model, _ = combine(tiny_model_dir, BASE, [context.output("adapter")])
     first, second = weights(context.output("model")), model.state_dict()
