@@ -1,6 +1,7 @@
 """Put a registered version into production by hand: a person sees its summary, decides, and says why.
 
-A version whose recipe asks for two approvals needs two different people here too.
+A version whose recipe asks for two approvals needs two different people here too. Several questions may be
+open at once; of two promotions of a model at the same instant one is refused.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ with DAG(
     doc_md=__doc__,
     schedule=None,
     catchup=False,
-    max_active_runs=1,
+    max_active_runs=16,  # a question may wait for a day, and must not hold up those about other models
     tags=["release"],
     default_args={"owner": "perennial", "on_failure_callback": Notice("failure")},
     params={
