@@ -1,7 +1,8 @@
 """Remove what nothing needs: first the list, then, where the form says so, the removal.
 
-What a plan, a registered version or a line of a ledger names always stays, and so does everything younger
-than the form's age. On its schedule the DAG only lists.
+What a plan, a registered version or a line of a ledger names stays, and so does everything younger than the
+form's age; of runs older than the form's second age only what their versions need stays. On its schedule the
+DAG only lists.
 """
 
 from __future__ import annotations
@@ -17,15 +18,18 @@ from shared.notify import Notice
 
 def listing(context: Any) -> list[list[str]]:
     """The dry run."""
-    return [["gc", f"--older-than={context['params']['older_than_days']}"]]
+    params = context["params"]
+    runs = params["runs_older_than_days"]
+    command = ["gc", f"--older-than={params['older_than_days']}"]
+    return [[*command, f"--runs-older-than={runs}"] if runs is not None else command]
 
 
 def removal(context: Any) -> list[list[str]]:
     """The same for good, where it was asked for."""
-    params = context["params"]
-    if not params["remove"]:
+    if not context["params"]["remove"]:
         raise AirflowSkipException("a dry run: the list is in the log of the task before")
-    return [["gc", f"--older-than={params['older_than_days']}", "--apply"]]
+    (command,) = listing(context)
+    return [[*command, "--apply"]]
 
 
 with DAG(
@@ -44,6 +48,14 @@ with DAG(
             minimum=1,
             title="Age [days]",
             description="Whatever is younger stays: a run may be about to refer to it.",
+        ),
+        "runs_older_than_days": Param(
+            None,
+            type=["null", "number"],
+            minimum=1,
+            title="Age of runs [days]",
+            description="Older runs keep only what their registered versions need (weights, report, data, "
+            "parents), and what an alias is on keeps all. Empty: every run keeps all that it made.",
         ),
         "remove": Param(
             False,

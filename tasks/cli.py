@@ -392,7 +392,13 @@ def _corpus(options: argparse.Namespace, places: Settings) -> int:
 def _gc(options: argparse.Namespace, places: Settings) -> int:
     from tasks.runner.garbage import collect
 
-    collect(places, older_than=datetime.timedelta(days=options.older_than), apply=options.apply)
+    runs = options.runs_older_than
+    collect(
+        places,
+        older_than=datetime.timedelta(days=options.older_than),
+        runs_older_than=None if runs is None else datetime.timedelta(days=runs),
+        apply=options.apply,
+    )
     return 0
 
 
@@ -645,7 +651,13 @@ def _parser() -> argparse.ArgumentParser:
     watchdog.add_argument("--json", action="store_true")
     gc = add("gc", _gc, "say what no plan, version or ledger line refers to; remove it with --apply")
     gc.add_argument("--apply", action="store_true")
-    gc.add_argument("--older-than", type=float, default=1.0, metavar="DAYS")
+    gc.add_argument("--older-than", type=float, default=1.0, metavar="DAYS", help="what is younger stays")
+    gc.add_argument(
+        "--runs-older-than",
+        type=float,
+        metavar="DAYS",
+        help="runs older than this keep only what their versions need: weights, report, data, parents",
+    )
     add("catalogue", _catalogue, "write tasks/recipe/catalogue.json from the stages' tables")
     add("up", _up, "start MLflow and Airflow on this machine and leave them up")
     add("down", _down, "stop them")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -61,8 +61,8 @@ class Roots:
     fingerprints: frozenset[str]
 
 
-def find_roots(store: Store, extra: Iterable[str] = ()) -> Roots:
-    """Every digest that the runs, their records, the ledger, the corpora or `extra` name.
+def find_roots(store: Store, extra: Iterable[str] = (), released: Collection[str] = ()) -> Roots:
+    """Every digest that the runs but those released, their records, the ledger, the corpora or `extra` name.
 
     Whatever looks like a digest counts, wherever it stands in those objects: no format can be misread in a
     way that loses an artefact.
@@ -72,6 +72,9 @@ def find_roots(store: Store, extra: Iterable[str] = ()) -> Roots:
     }
     named: set[str] = set()
     for stat in itertools.chain(*(store.list(f"{folder}/") for folder in ("runs", "ledger", "corpus"))):
+        folder, _, rest = stat.key.partition("/")
+        if folder == "runs" and rest.partition("/")[0] in released:
+            continue
         if stat.key.endswith(".json"):
             named |= _digests_in(store, stat.key)
     found = set(extra) | named
@@ -89,7 +92,11 @@ def find_roots(store: Store, extra: Iterable[str] = ()) -> Roots:
 
 
 def plan_gc(
-    store: Store, roots: set[str], keep_fingerprints: set[str], older_than: timedelta = YOUNG
+    store: Store,
+    roots: Set[str],
+    keep_fingerprints: Set[str],
+    older_than: timedelta = YOUNG,
+    released: Set[str] = frozenset(),
 ) -> list[Removal]:
     """What can go; removes nothing.
 
@@ -98,6 +105,7 @@ def plan_gc(
         roots: Digests of artefacts that stay.
         keep_fingerprints: Steps whose checkpoints stay.
         older_than: Whatever has an object younger than this stays.
+        released: Digests that only runs name which are too old to keep anything; for the reason that is told.
     """
     now = datetime.now(UTC)
     removals: list[Removal] = []
@@ -105,12 +113,12 @@ def plan_gc(
         newest = max(stat.modified for stat in stats)
         if digest in roots or now - newest < older_than:
             continue
-        half = all(stat.key != manifest_key(digest) for stat in stats)
-        reason = (
-            "a commit that was never finished"
-            if half
-            else "no plan, record, registry version or ledger line names it"
-        )
+        if all(stat.key != manifest_key(digest) for stat in stats):
+            reason = "a commit that was never finished"
+        elif digest in released:
+            reason = "only old runs name it, and their steps would make it again"
+        else:
+            reason = "no plan, record, registry version or ledger line names it"
         removals.append(Removal(f"artefacts/{digest}/", _bytes(stats), reason, newest))
     for fingerprint, stats in _grouped(store, "checkpoints/"):
         newest = max(stat.modified for stat in stats)

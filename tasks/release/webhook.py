@@ -1,7 +1,8 @@
 """Tell another system of every promotion and rollback: a signed POST, at least once, never in the way.
 
 - PERENNIAL_WEBHOOK_URL: where to, https:// (or http:// inside a cluster); unset: nobody is told.
-- PERENNIAL_WEBHOOK_SECRET: key of the signature; nothing is sent unsigned.
+- PERENNIAL_WEBHOOK_SECRET: key of the signature, or PERENNIAL_WEBHOOK_SECRET_FILE: the file that holds it;
+  nothing is sent unsigned.
 
 The ledger is the outbox: a promotion or rollback on it is told as long as `webhook/<model>/<line>.json` does
 not say that it was delivered. So a process that dies after the ledger's line loses nothing, and what could
@@ -33,6 +34,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
 from http.client import HTTPException
+from pathlib import Path
 from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -44,6 +46,7 @@ from tasks.tracking import ledger, registry
 
 URL = "PERENNIAL_WEBHOOK_URL"
 SECRET = "PERENNIAL_WEBHOOK_SECRET"
+SECRET_FILE = "PERENNIAL_WEBHOOK_SECRET_FILE"
 ATTEMPTS = 3
 TIMEOUT_S = 5.0
 PAUSE_S = 1.0
@@ -111,13 +114,18 @@ Send = Callable[[Receiver, Mapping[str, str], bytes], int]
 
 def receiver() -> tuple[Receiver | None, str]:
     """Who is to be told, and what is wrong with the settings, in words; (None, "") where nobody is."""
-    url, secret = os.environ.get(URL, ""), os.environ.get(SECRET, "")
+    url, secret, path = (os.environ.get(name, "") for name in (URL, SECRET, SECRET_FILE))
     if not url:
         return None, ""
+    if path and not secret:
+        try:
+            secret = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            return None, f"{SECRET_FILE} ({path}) cannot be read: {error}; nobody is told"
     if not url.startswith(("https://", "http://")) or not urllib.parse.urlsplit(url).hostname:
         return None, f"{URL} is no https:// or http:// address: nobody is told; correct it"
     if not secret:
-        return None, f"{URL} is set and {SECRET} is not: nothing is sent unsigned; set it"
+        return None, f"{URL} is set and {SECRET} is not: nothing is sent unsigned; set it, or {SECRET_FILE}"
     return Receiver(url, secret), ""
 
 

@@ -20,14 +20,14 @@ def rows(uri: str, kind: str, split: str, options: Mapping[str, Any]) -> Iterato
         DataInvalid: A file that cannot be read, by name and line.
         ConfigInvalid: Options that do not fit the files.
     """
-    yield from rows_in(list_files(uri), uri, kind, split, options)
+    chosen = fields_from(kind, options, uri)  # before any address is opened
+    yield from rows_in(list_files(uri), uri, kind, split, chosen)
 
 
 def rows_in(
-    files: Listing, uri: str, kind: str, split: str, options: Mapping[str, Any]
+    files: Listing, uri: str, kind: str, split: str, chosen: Mapping[str, str]
 ) -> Iterator[dict[str, Any]]:
-    """The rows of files that were listed; raises what `rows` does."""
-    chosen = fields_from(kind, options, uri)
+    """The rows of listed files; `chosen` is what `fields_from` gives. Raises what `rows` does."""
     for name in files.names:
         end = ending(name)
         if end is None:

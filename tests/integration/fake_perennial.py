@@ -23,7 +23,16 @@ def main() -> int:
     parser.add_argument("more", nargs="*", default=[])
     for name in ("plan", "step", "run", "model", "version", "reason", "from-run", "from-step"):
         parser.add_argument(f"--{name}", default="")
-    for name in ("recipe", "suite", "against", "older-than", "stale-hours", "approval-hours", "free-gb"):
+    for name in (
+        "recipe",
+        "suite",
+        "against",
+        "older-than",
+        "runs-older-than",
+        "stale-hours",
+        "approval-hours",
+        "free-gb",
+    ):
         parser.add_argument(f"--{name}", default="")
     parser.add_argument("--by", action="append", default=[])
     parser.add_argument("--set", action="append", default=[])

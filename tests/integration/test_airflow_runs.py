@@ -128,9 +128,13 @@ def test_garbage_is_listed_and_removed_only_where_that_is_asked_for(runs: Runs) 
     assert states(run) == {"list": "success", "remove": "skipped"}
     (call,) = runs.calls()
     assert (call["command"], call["older_than"], call["apply"]) == ("gc", "7", False)
-    run = runs.run({}, {"older_than_days": 7, "remove": True}, dag="retention")
+    run = runs.run({}, {"older_than_days": 7, "runs_older_than_days": 90, "remove": True}, dag="retention")
     assert states(run) == {"list": "success", "remove": "success"}
-    assert [call["apply"] for call in runs.calls()[1:]] == [False, True]
+    assert [(call["apply"], call["runs_older_than"]) for call in runs.calls()] == [
+        (False, ""),
+        (False, "90"),
+        (True, "90"),
+    ]
 
 
 def test_nothing_is_removed_where_the_list_failed(runs: Runs) -> None:

@@ -121,9 +121,7 @@ def test_new_data_during_a_run_starts_exactly_one_more(tmp_path: Path, schedule:
     assert told["nothing new"] == []
     assert [run["dates"] for run in told["the first slice"]] == [["2026-01-05"]]
     assert len(told["three more while it runs"]) == 1
-    assert [run["dates"] for run in told["it has ended"]] == [
-        ["2026-01-05"],
-        ["2026-01-12", "2026-01-19", "2026-01-26"],
-    ]
+    # Airflow names the events until the run was queued; it starts later, and its plan reads every slice.
+    assert [run["dates"] for run in told["it has ended"]] == [["2026-01-05"], ["2026-01-12"]]
     assert len(told["the second has ended too"]) == 2
     assert {run["type"] for run in told["it has ended"]} == {"asset_triggered"}

@@ -16,6 +16,7 @@ from tasks.recipe.corpora import Corpus
 from tasks.recipe.failures import DataInvalid
 from tasks.recipe.uris import check_place
 from tasks.sources import FILE_NAME, materialise, write_rows
+from tasks.sources.fields import fields_from
 from tasks.sources.files import rows_in
 from tasks.sources.listing import Listing, list_files
 from tasks.sources.watching.slices import File, Slice, add, current, give
@@ -76,6 +77,7 @@ def _files(corpus: Corpus, store: Store, work: Path, run: str, now: datetime) ->
         return Look([], len(current(store, corpus.corpus)), [], [])
     names, unsettled = _settled(files, now - timedelta(minutes=corpus.settle_minutes))
     dated, undated = by_date(corpus, files, names)
+    chosen = fields_from(corpus.kind, corpus.options, corpus.uri)
     before = {each.date: each for each in current(store, corpus.corpus)}
     found = Look([], 0, unsettled, undated)
     broken: list[str] = []
@@ -84,7 +86,7 @@ def _files(corpus: Corpus, store: Store, work: Path, run: str, now: datetime) ->
         old = before.get(day)
         made = None
         if old is None or old.files != seen:
-            rows = rows_in(replace(files, names=members), corpus.uri, corpus.kind, "all", corpus.options)
+            rows = rows_in(replace(files, names=members), corpus.uri, corpus.kind, "all", chosen)
             try:
                 made = _commit(corpus, store, work, rows, day, seen, old, run, now)
             except DataInvalid as error:

@@ -132,6 +132,7 @@ def stack(base: Path, digest: str, adapters: Sequence[Path]) -> tuple[PeftModel,
     for number, adapter in enumerate(adapters):
         try:
             if adapted is None:
+                # `model` is loaded, so this reads tensors alone and has no use for trust_remote_code.
                 adapted = PeftModel.from_pretrained(model, str(adapter), adapter_name="0")
             else:
                 adapted.load_adapter(str(adapter), adapter_name=str(number))

@@ -94,6 +94,7 @@ NOT_SET = {
     "PERENNIAL_APPROVAL_HOURS": "the default is right",
     "PERENNIAL_DEADLINE_HOURS": "a choice of the site: no run is late by default",
     "PERENNIAL_NOTIFY": "a choice of the site: who is told",
+    "PERENNIAL_WEBHOOK_URL": "a choice of the site: who is told of promotions",
     "PERENNIAL_RETENTION_CRON": "the default is right",
     "PERENNIAL_RETENTION_DAYS": "the default is right",
     "PERENNIAL_WATCHDOG_CRON": "the default is right",

@@ -53,6 +53,10 @@ def missing(pod: Workload, name: str) -> Iterator[str]:
         yield from unmounted(container, volumes, pod, name)
 
 
+BY_HAND = {("perennial", "perennial-webhook"): frozenset({"secret"})}
+"""Secrets that an operator makes if he wants what they are for (docs/deploy.md), and their keys."""
+
+
 def unmounted(container: Object, volumes: dict[str, Object], pod: Workload, name: str) -> Iterator[str]:
     """Volumes that are not there, and files that no volume holds."""
     files: dict[str, frozenset[str]] = {}
@@ -62,9 +66,8 @@ def unmounted(container: Object, volumes: dict[str, Object], pod: Workload, name
             if not (pod.kind == "StatefulSet" and mount["name"] == "data"):
                 yield f"volume {mount['name']}"
         elif "secret" in volume:
-            files[mount["mountPath"]] = secrets(name).get(
-                (pod.namespace, volume["secret"]["secretName"]), frozenset()
-            )
+            key = (pod.namespace, volume["secret"]["secretName"])
+            files[mount["mountPath"]] = {**BY_HAND, **secrets(name)}.get(key, frozenset())
         elif "configMap" in volume:
             found = named(name, "ConfigMap", pod.namespace).get(volume["configMap"]["name"], {"data": {}})
             files[mount["mountPath"]] = frozenset(found["data"])
@@ -158,7 +161,11 @@ def test_what_helms_values_refer_to_exists(name: str) -> None:
     assert set(_found(given, "serviceAccount", "name")) <= set(accounts)
     assert set(_found(given, "priorityClassName")) <= set(named(name, "PriorityClass"))
     known = {secret for namespace, secret in secrets(name) if namespace == "perennial"}
-    assert set(_found(given, "secretName")) - {"airflow-tls"} <= known
+    by_hand = {secret for _, secret in BY_HAND}
+    assert set(_found(given, "secretName")) - {"airflow-tls"} <= known | by_hand
+    for volume in given["scheduler"]["extraVolumes"]:
+        if volume.get("secret", {}).get("secretName") in by_hand:
+            assert volume["secret"]["optional"] is True
     assert {*given["imagePullSecrets"], given["fernetKeySecretName"], given["jwtSecretName"]} <= known
     settings = named(name, "ConfigMap", "perennial")
     assert set(_found(given, "configMap", "name")) <= set(settings)

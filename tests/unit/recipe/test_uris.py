@@ -41,7 +41,7 @@ def laptop(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_other_schemes_are_refused(uri: str) -> None:
-    assert "they begin with s3://, file://, hf://, pydocs://, models:/" in refusal(uri)
+    assert "they begin with s3://, file://, hf://, pydocs://, corpus://, models:/" in refusal(uri)
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ def test_the_tags_lead_to_what_it_was_made_from(make_run: MakeRun) -> None:
     run.records["tuned"]["image"] = "registry/trainer@sha256:1"
     run.plan["bindings"] = {"champion": {"digest": "d" * 64, "kind": "model"}}
     run.records["base"]["inputs"]["model"] = ["e" * 64]
-    run.plan["release"]["prices"] = {"cpu": 2.0}
+    run.plan |= {"currency": "EUR", "rates": {"cpu": {"price": 2.0, "watts": 100.0}}}
     run.register()
     tags = registry.version("pydocs", "1").tags
     made = {
@@ -198,7 +198,7 @@ def test_the_tags_lead_to_what_it_was_made_from(make_run: MakeRun) -> None:
     assert tags["perennial.image"] == "registry/trainer@sha256:1"
     assert tags["perennial.code"] == hashlib.sha256(canonical(run.plan["code"])).hexdigest()
     assert json.loads(tags["perennial.gates"]) == {"learned-the-news": "passed"}
-    assert (tags["perennial.device_hours"], tags["perennial.cost"]) == ("2.5", "5")
+    assert (tags["perennial.device_hours"], tags["perennial.cost"]) == ("2.5", "5 EUR")
     assert "perennial.approvals" not in tags
 
 

@@ -147,7 +147,7 @@ def test_the_signature_of_one_version_is_none_of_another(run: Any, make_run: Cal
 def test_rollback_checks_what_it_brings_back(run: Any, make_run: Callable[..., Any]) -> None:
     make_run("run-2", weights="b").register()
     promote(run.store, "pydocs", "1", "ada", "good")
-    promote(run.store, "pydocs", "2", "ada", "better")
+    promote(run.store, "pydocs", "2", "ada", "better", over="1")
     run.store.delete(KEY)
     with pytest.raises(ConfigInvalid, match="version 1 of 'pydocs' is not signed"):
         rollback(run.store, "pydocs", "ben", "worse")

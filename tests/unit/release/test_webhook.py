@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ import pytest
 from tasks.artefacts import Store
 from tasks.release import webhook
 from tasks.release.promote import promote, reject, rollback
-from tasks.release.webhook import Receiver, begin, deliver, pending
+from tasks.release.webhook import Receiver, begin, deliver, pending, receiver
 from tasks.tracking import ledger, registry
 
 SECRET = "not-a-real-secret"
@@ -151,6 +152,24 @@ def test_nothing_is_sent_where_it_is_not_set_up(
     said = told(three, send)
     assert [word in line for word, line in zip(words, said, strict=True)] == [True] * len(words)
     assert send.got == []
+
+
+def test_the_secret_may_stand_in_a_file(
+    three: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(three, "pydocs")
+    promote(three, "pydocs", "1", "ada", "good")
+    monkeypatch.setenv("PERENNIAL_WEBHOOK_URL", "https://x")
+    monkeypatch.delenv("PERENNIAL_WEBHOOK_SECRET", raising=False)
+    monkeypatch.setenv("PERENNIAL_WEBHOOK_SECRET_FILE", str(tmp_path / "secret"))
+    (warning,) = told(three, Answers())
+    assert "PERENNIAL_WEBHOOK_SECRET_FILE" in warning
+    assert "cannot be read: [Errno 2]" in warning
+    (tmp_path / "secret").write_text("quiet\n")
+    assert receiver() == (Receiver("https://x", "quiet"), "")
+    send = Answers()
+    told(three, send)
+    assert send.versions == ["1"]
 
 
 class Receiving(BaseHTTPRequestHandler):
