@@ -189,7 +189,7 @@ def summary_of(
     links = as_markdown(mlflow_links(settings, record))
     return {
         "model": record.model,
-        "version": record.version,
+        "version": asked.version if asked else record.version,
         "semantic_version": record.semantic_version,
         "run": run,
         "approvals": required(found.tags) if found else 1,
