@@ -247,10 +247,10 @@ def test_a_promotion_and_a_rollback_at_the_same_instant(
     )
     ended = [desk.ended("promote", asked), desk.ended("rollback", back)]
     made = decisions(store, model)[2:]
+    logs = [task["log"] for task in ended]
+    assert f"$ perennial promote --model={model} --version=4 --by=admin --reason=better" in logs[0]
     # Each command that ended well has its line and no other has; the champion is who the last line says.
-    assert len(made) == sum(task["state"] == "success" for task in ended) >= 1, [
-        task["log"] for task in ended
-    ]
+    assert len(made) == sum(task["state"] == "success" for task in ended) >= 1, logs
     lines = ledger.history(store, model)
     now = ledger.standing(lines)
     aliases = registry.aliases(model)
