@@ -1,11 +1,13 @@
 """Put a registered version into production by hand: a person sees its summary, decides, and says why.
 
-A version whose recipe asks for two approvals needs two different people here too.
+A version whose recipe asks for two approvals needs two different people here too. Several questions may be
+open at once; of two promotions of a model at the same instant one is refused.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from airflow.sdk import DAG, Param
@@ -14,23 +16,32 @@ from shared.approval import SECOND, TASK, promotion, question, report_link, seco
 from shared.form import MODEL, OPTIONAL, VERSION
 from shared.notify import Notice
 
+NUMBER = "version"
+"""Key under which the question keeps which version it is about: an alias may move while it is open."""
 
-def summary(model: str, version: str) -> str:
+
+def summary(ti: Any, params: Mapping[str, Any]) -> str:
     """The version's report in short, as Markdown, and where all of it is."""
-    found = _evidence(model, version)
+    number = ti.xcom_pull(task_ids=TASK, key=NUMBER)
+    found = _evidence(params["model"], number or params["version"])
+    if number is None:  # not where the question goes on after its answer
+        ti.xcom_push(key=NUMBER, value=str(found["version"]))
     return report_link(f"runs/{found['run']}/report") + str(found["markdown"])
 
 
 def two(context: Any) -> bool:
     """Whether the version needs a second approval."""
-    params = context["params"]
-    return int(_evidence(params["model"], params["version"])["approvals"]) > 1
+    return int(_evidence(context["params"]["model"], asked_about(context))["approvals"]) > 1
+
+
+def asked_about(context: Any) -> str:
+    """The number of the version that people saw; what the form says where nobody was asked."""
+    return str(context["ti"].xcom_pull(task_ids=TASK, key=NUMBER) or context["params"]["version"])
 
 
 def target(context: Any) -> list[str]:
     """The arguments that name the version."""
-    params = context["params"]
-    return [f"--model={params['model']}", f"--version={params['version']}"]
+    return [f"--model={context['params']['model']}", f"--version={asked_about(context)}"]
 
 
 def commands(context: Any) -> list[list[str]]:
@@ -53,7 +64,7 @@ with DAG(
     doc_md=__doc__,
     schedule=None,
     catchup=False,
-    max_active_runs=1,
+    max_active_runs=16,  # a question may wait for a day, and must not hold up those about other models
     tags=["release"],
     default_args={"owner": "perennial", "on_failure_callback": Notice("failure")},
     params={
@@ -70,12 +81,12 @@ with DAG(
     },
     user_defined_macros={
         "summary": summary,
-        "second": lambda ti, params: second_body(ti, lambda: summary(params["model"], params["version"])),
+        "second": lambda ti, params: second_body(ti, lambda: summary(ti, params)),
     },
 ) as dag:
     subject = "Promote {{ params.model }} {{ params.version }}?"
     (
-        question(subject, "{{ summary(params.model, params.version) }}")
+        question(subject, "{{ summary(ti, params) }}")
         >> second_question(f"{subject} (second person)", "{{ second(ti, params) }}", two)
         >> ProcessOperator(
             task_id="promote",

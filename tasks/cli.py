@@ -23,9 +23,13 @@ if TYPE_CHECKING:
 UNCHANGED = 10
 """Exit code of `unchanged` and `register` where the run ends as "no change"."""
 
+APPROVED = 11
+"""Exit code of `promote` where it is on record as an approval, and nothing goes to production before another
+person's."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: 0, 10 for "no change", else the class of failure."""
+    """Run the command line; its exit code: 0, 10 "no change", 11 "approved", else the class of failure."""
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace, Settings], int] = options.command
     try:
@@ -171,7 +175,7 @@ def _reject(options: argparse.Namespace, places: Settings) -> int:
 def _decide(action: Literal["promote", "reject"], options: argparse.Namespace, places: Settings) -> int:
     from tasks.runner.release import decide
 
-    words = decide(
+    told = decide(
         action,
         places,
         plan=options.plan,
@@ -181,8 +185,8 @@ def _decide(action: Literal["promote", "reject"], options: argparse.Namespace, p
         reason=options.reason,
         over=options.over if action == "promote" else "",
     )
-    print(words)
-    return 0
+    print(told.words)
+    return APPROVED if told.missing else 0
 
 
 def _rollback(options: argparse.Namespace, places: Settings) -> int:
@@ -488,7 +492,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Settings: PERENNIAL_HOME (default ./.perennial), PERENNIAL_STORE (file:// or s3://), "
         "MLFLOW_TRACKING_URI. Exit codes: 0 done, 2 the recipe or an option is wrong, 3 the data is wrong, "
         "4 out of memory, 5 preempted, 6 store, MLflow or disk, 7 diverged, 8 the gates refuse, "
-        "9 over budget, 10 no change, 1 a bug.",
+        "9 over budget, 10 no change, 11 approved by one of two people, 1 a bug.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -540,7 +544,11 @@ def _parser() -> argparse.ArgumentParser:
         add(name, function, text).add_argument("--plan", required=True, metavar="URI")
     summary = add("summary", _summary, "the evidence for a candidate, as the approval shows it")
     summary.add_argument("--json", action="store_true", help="with the version and how many must approve")
-    promote = add("promote", _promote, "make a version the champion; the ledger says who and why")
+    promote = add(
+        "promote",
+        _promote,
+        "make a version the champion; the ledger says who and why; exit 11 where another must approve too",
+    )
     reject = add("reject", _reject, "record that a candidate was not promoted")
     for sub in (summary, promote, reject):
         sub.add_argument("--plan", metavar="URI", help="the plan whose candidate is meant")

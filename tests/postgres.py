@@ -30,8 +30,8 @@ def programs() -> Path:
 
 
 @contextlib.contextmanager
-def postgres(database: str) -> Iterator[str]:
-    """Start a server with an empty database; its URI. Whoever is on this machine may connect."""
+def postgres(*databases: str) -> Iterator[str]:
+    """Start a server with empty databases; the first one's URI. Whoever is on this machine may connect."""
     bin_folder = programs()
     folder = Path(
         tempfile.mkdtemp(prefix="perennial-postgres-")
@@ -53,8 +53,9 @@ def postgres(database: str) -> Iterator[str]:
         with log.open("wb") as output:
             running = subprocess.Popen(command, user=user, env=env, stdout=output, stderr=output, cwd="/")
         try:
-            _create(database, env | {"PGHOST": str(data), "PGPORT": str(port)}, running, log)
-            yield f"postgresql+psycopg2://postgres@127.0.0.1:{port}/{database}"
+            for name in databases:
+                _create(name, env | {"PGHOST": str(data), "PGPORT": str(port)}, running, log)
+            yield f"postgresql+psycopg2://postgres@127.0.0.1:{port}/{databases[0]}"
         finally:
             running.terminate()
             try:

@@ -16,6 +16,9 @@ from tasks.recipe.secrets import mask
 NOTHING_TO_DO = 10
 """Exit code of a command that found nothing to do; what comes after it is skipped."""
 
+APPROVED = 11
+"""Exit code of a promotion that another person has to approve before anything goes to production."""
+
 RETRIES = 4
 """Airflow's own limit for a command of the worker, where a worker that is lost counts too; the table below
 can only stay under it."""

@@ -22,7 +22,7 @@ from typing import Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, DownstreamTasksSkipped
 
-from runtimes.failures import NOTHING_TO_DO, RETRIES, CommandFailed, RetryByClass
+from runtimes.failures import APPROVED, NOTHING_TO_DO, RETRIES, CommandFailed, RetryByClass
 from tasks.recipe.failures import PerennialError
 from tasks.recipe.run_names import plan_uri, run_name
 from tasks.recipe.secrets import mask
@@ -31,6 +31,12 @@ ROOT = Path(__file__).resolve().parents[2]
 """The repository, or wherever the DAGs' folder lies: commands run here."""
 
 GUARD = Path(__file__).with_name("guard.py")
+
+NOT_PROMOTED = (
+    "approved by one person, and not promoted: the version needs another one's approval, and nobody is asked "
+    "for it any more. Let another person approve: clear the second question, start the DAG `promote`, or say "
+    "`perennial promote` (the log above names the version)"
+)
 
 Commands = Callable[[Any], Sequence[Sequence[str]]]
 """From Airflow's context to the commands of a task: the arguments of `perennial`, in order."""
@@ -67,6 +73,8 @@ class ProcessOperator(BaseOperator):
             code = self._run(arguments, lock_path(self.dag_id, context["run_id"], self.task_id))
             if code == NOTHING_TO_DO:
                 self._nothing_to_do()
+            if code == APPROVED:
+                raise AirflowFailException(NOT_PROMOTED)
             if code != 0:
                 raise CommandFailed(f"perennial {arguments[0]}", code)
             if arguments[0] == self.skipped_after:

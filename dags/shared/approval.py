@@ -2,7 +2,8 @@
 
 The default is Reject: a question nobody answers in time, or a task somebody marks as successful by hand,
 never promotes a model. Where a recipe asks for two approvals (`release.approvals: 2`), a second question goes
-to another person; the first one's answer to it does not count. The command counts the names again.
+to another person; the first one's answer to it does not count. The command counts the names again: where the
+second question was skipped by hand, the first approval is on record and the task `promote` fails and says so.
 """
 
 from __future__ import annotations
@@ -151,7 +152,7 @@ def decide_all(answers: Sequence[Mapping[str, Any] | None]) -> tuple[bool, list[
 
     Args:
         answers: The first one's, and the second one's where one was asked; None there where the task was
-            skipped, which the command only writes down as one approval if the version needs two.
+            skipped, which is one approval: exit code 11 if the version needs two.
     """
     decisions = [decide(answers[0]), *(decide(answer) for answer in answers[1:] if answer)]
     against = [each for each in decisions if not each.approved]

@@ -1,7 +1,8 @@
 """Where the laptop's services keep their state, which ports they take, and the environment they run in.
 
 All of it lies under PERENNIAL_HOME (default `.perennial`): `airflow/`, `mlflow.db`, `mlartifacts/`, `store/`,
-`logs/`, `run/` (who runs), `secrets.json` (made once, readable by its owner only).
+`logs/`, `run/` (who runs), `secrets.json` (made once, readable by its owner only). Airflow and MLflow each
+keep a SQLite file there, unless PERENNIAL_AIRFLOW_DATABASE or PERENNIAL_MLFLOW_DATABASE names a database.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ HOST = "127.0.0.1"
 AIRFLOW_PORT = 8080
 MLFLOW_PORT = 5000
 USER = "admin"
+
+AIRFLOW_DATABASE = "PERENNIAL_AIRFLOW_DATABASE"
+MLFLOW_DATABASE = "PERENNIAL_MLFLOW_DATABASE"
+"""Name a database in the place of the SQLite files, such as `postgresql+psycopg2://USER:PASSWORD@HOST/airflow`.
+Airflow's own variable does not count: it may name an Airflow that is not ours, which `up` would migrate."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,16 @@ class Places:
     def airflow_home(self) -> Path:
         """AIRFLOW_HOME."""
         return self.home / "airflow"
+
+    @property
+    def airflow_database(self) -> str:
+        """URI of Airflow's database."""
+        return os.environ.get(AIRFLOW_DATABASE) or f"sqlite:///{self.airflow_home}/airflow.db"
+
+    @property
+    def mlflow_database(self) -> str:
+        """URI of MLflow's database."""
+        return os.environ.get(MLFLOW_DATABASE) or f"sqlite:///{self.home}/mlflow.db"
 
     @property
     def logs(self) -> Path:
@@ -101,7 +117,7 @@ def environment(places: Places) -> dict[str, str]:
         "CORE__SIMPLE_AUTH_MANAGER_USERS": os.environ.get("PERENNIAL_USERS", f"{USER}:admin"),
         "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(places.airflow_home / "passwords.json"),
         "CORE__EXECUTION_API_SERVER_URL": f"{places.airflow}/execution/",
-        "DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{places.airflow_home}/airflow.db",
+        "DATABASE__SQL_ALCHEMY_CONN": places.airflow_database,
         "LOGGING__BASE_LOG_FOLDER": str(places.airflow_home / "logs"),
         "API__HOST": HOST,
         "API__PORT": str(places.airflow_port),
@@ -120,8 +136,12 @@ def environment(places: Places) -> dict[str, str]:
         "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",
         "DAG_PROCESSOR__REFRESH_INTERVAL": "30",
     }
+    # A database's address has its password: the steps, which get this environment, need neither.
+    inherited = {
+        name: value for name, value in os.environ.items() if name not in (AIRFLOW_DATABASE, MLFLOW_DATABASE)
+    }
     return {
-        **os.environ,
+        **inherited,
         **{f"AIRFLOW__{name}": value for name, value in airflow.items()},
         "AIRFLOW_HOME": str(places.airflow_home),
         "GX_ANALYTICS_ENABLED": "false",

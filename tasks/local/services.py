@@ -23,7 +23,7 @@ import psutil
 import requests
 
 from tasks.local.airflow_api import AirflowApi
-from tasks.local.places import HOST, ROOT, Places, choose, environment, login
+from tasks.local.places import AIRFLOW_DATABASE, HOST, ROOT, Places, choose, environment, login
 from tasks.recipe.failures import Infrastructure
 from tasks.runner.settings import Settings
 
@@ -98,7 +98,9 @@ def start(settings: Settings, say: Callable[[str], None] = print) -> tuple[Place
     processes: dict[str, subprocess.Popen[bytes]] = {}
     try:
         services = {service.name: service for service in table(places)}
-        _launch(services["mlflow"], places, env, processes)
+        # Its database goes to it alone, and not on its command line: it may hold a password.
+        database = {"MLFLOW_BACKEND_STORE_URI": places.mlflow_database}
+        _launch(services["mlflow"], places, env | database, processes)
         _prepare_airflow(places, env, say)
         for service in services.values():
             if service.name not in processes:
@@ -129,7 +131,6 @@ def table(places: Places) -> list[Service]:
     mlflow = (
         sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1",
         "--allowed-hosts", f"{HOST}:{port},localhost:{port}",
-        "--backend-store-uri", f"sqlite:///{places.home}/mlflow.db",
         "--artifacts-destination", (places.home / "mlartifacts").as_uri(),
     )
     # fmt: on
@@ -154,10 +155,14 @@ def log_tail(path: Path, lines: int = TAIL_LINES) -> str:
 
 
 def _prepare_airflow(places: Places, env: dict[str, str], say: Callable[[str], None]) -> None:
-    """Bring Airflow's database to this version's schema; nothing to do where that was done."""
+    """Bring Airflow's database to this version's schema; nothing to do where that was done.
+
+    Of a database elsewhere nothing is known here, so it is asked at every start.
+    """
     done = places.airflow_home / "migrated"
     wanted = version("apache-airflow")
-    if done.exists() and done.read_text(encoding="utf-8") == wanted:
+    ours = not os.environ.get(AIRFLOW_DATABASE)
+    if ours and done.exists() and done.read_text(encoding="utf-8") == wanted:
         return
     say("preparing Airflow's database")
     places.airflow_home.mkdir(parents=True, exist_ok=True)
@@ -169,7 +174,8 @@ def _prepare_airflow(places: Places, env: dict[str, str], say: Callable[[str], N
         raise Infrastructure(
             f"`airflow db migrate` failed with exit code {code}. The end of {log}:\n{log_tail(log)}"
         )
-    done.write_text(wanted, encoding="utf-8")
+    if ours:
+        done.write_text(wanted, encoding="utf-8")
 
 
 def _make_pool(places: Places) -> None:

@@ -162,7 +162,8 @@ class Release(_Part):
         gate_sets: Shipped sets of rules; in a plan they are written out among the gates.
         correction: `bonferroni` divides the error that each gate's confidence leaves by the number of gates
             with one, so that the confidence holds for all verdicts together; `none` does not.
-        prices: Size of machine -> price of an hour, in one currency, for the gate on `run.cost`.
+        prices: Size of machine -> price of an hour, in the currency of the price table (PERENNIAL_PRICES),
+            whose prices they take the place of: in the run's cost, its budget and the gate on `run.cost`.
         smoke: A test around the promotion: the model loads and gives the answer it was registered with.
         export: Forms in which a promoted version is handed over at once, into PERENNIAL_EXPORTS.
     """

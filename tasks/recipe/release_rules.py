@@ -8,7 +8,8 @@ from typing import Any
 
 from tasks.recipe.catalogue import Catalogue
 from tasks.recipe.gate_sets.expand import RUN_FIGURES, Evidence, expanded
-from tasks.recipe.gate_sets.faults import NO_PRICES, set_faults
+from tasks.recipe.gate_sets.faults import set_faults
+from tasks.recipe.gate_sets.options import GateSets
 from tasks.recipe.links import Links, linked_recipe, method_of
 from tasks.recipe.loading import Path_
 from tasks.recipe.models import Gate, Recipe, Release
@@ -86,16 +87,7 @@ def with_gates(recipe: Recipe, catalogue: Catalogue) -> Release | None:
     if release is None:
         return None
     evidence = evidence_of(recipe, linked_recipe(recipe, catalogue), catalogue)
-    return Release(
-        candidate=release.candidate,
-        report=release.report,
-        approval=release.approval,
-        gates=expanded(release, evidence),
-        correction=release.correction,
-        prices=release.prices,
-        smoke=release.smoke,
-        export=release.export,
-    )
+    return release.model_copy(update={"gates": expanded(release, evidence), "gate_sets": GateSets()})
 
 
 def _words(links: Links, report: str, port: str) -> list[str]:
@@ -167,8 +159,6 @@ def _gate_faults(release: Release, links: Links, evidence: Evidence, raw: Any) -
             message = f"step '{step}' has no input '{gate.against}' to compare with"
             remedy = f"add {gate.against}: <model> to its inputs, or write against: none"
             faults.append(((*path, "against"), message, remedy))
-        if gate.measure == "run.cost" and not release.prices:
-            faults.append(((*path, "measure"), *NO_PRICES))
     if release.correction != "bonferroni" and not any(
         gate.confidence is not None for gate in expanded(release, evidence)
     ):

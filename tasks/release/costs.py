@@ -46,11 +46,10 @@ def _hours(records: Mapping[str, StepRecord]) -> Known:
 def _cost(plan: PlanFacts, records: Mapping[str, StepRecord]) -> Known:
     if _hours(records).value is None:
         return _hours(records)
-    machines = {step.name: step.resources for step in plan.steps}
-    unpriced = [name for name in records if machines.get(name) not in plan.release.prices]
+    unpriced = [name for name, record in records.items() if cost_of(record, plan).cost is None]
     if unpriced:
-        return Known(None, f"release.prices has no price for the machines of {', '.join(unpriced)}")
-    return Known(sum(hours(record) * plan.release.prices[machines[name]] for name, record in records.items()))
+        return Known(None, f"the plan has no price for the machines of {', '.join(unpriced)}")
+    return Known(total(cost_of(record, plan) for record in records.values()).cost)
 
 
 def _fact(value: object, fact: str) -> Known:

@@ -93,7 +93,6 @@ class ReleaseRules(Facts):
     approvals: Literal[1, 2] = 1
     gates: list[Gate] = Field(default_factory=list)
     correction: Literal["bonferroni", "none"] = "bonferroni"
-    prices: dict[str, float] = Field(default_factory=dict)
 
 
 class PlannedStep(Facts):

@@ -12,11 +12,12 @@ from pathlib import Path
 
 from tasks.recipe.failures import PerennialError
 from tasks.recipe.gate_sets.expand import RUN_FIGURES
-from tasks.release.costs import LATENCY, hours
+from tasks.release.costs import LATENCY, cost_of
 from tasks.release.drawings import forgetting, interval
 from tasks.release.gates import MOST_NEEDED, GateResult, known_figure, rule_words, stopped, told
 from tasks.release.mixture import mixture
 from tasks.release.records import PlanFacts, StepRecord, ancestors
+from tasks.release.spending import total
 from tasks.release.summary import SIGNS, changes
 
 SCHEMA = 1
@@ -228,16 +229,25 @@ def _run(plan: PlanFacts, records: Mapping[str, StepRecord]) -> str:
     names |= {pin.digest: name for name, pin in plan.bindings.items() if pin is not None}
     names |= {output.digest: name for name, record in records.items() for output in record.outputs.values()}
     machines = {each.name: each.resources for each in plan.steps}
-    prices = plan.release.prices
+    spent = {name: cost_of(record, plan).cost for name, record in records.items()}
+    priced = any(cost is not None for cost in spent.values())
+    column = f"Cost ({plan.currency})" if plan.currency else "Cost"
     head = "".join(
         f'<th scope="col">{each}</th>'
-        for each in ("Step", "Made from", "Result", "Machine", "Time", *(["Cost"] if prices else []))
+        for each in (
+            "Step",
+            "Made from",
+            "Result",
+            "Machine",
+            "Time",
+            *([html.escape(column)] if priced else []),
+        )
     )
     rows = []
     for name, record in records.items():
         sources = sorted({names.get(one, one[:12]) for many in record.inputs.values() for one in many})
         machine = machines.get(name, "")
-        cost = f"<td>{hours(record) * prices[machine]:.4g}</td>" if machine in prices else "<td></td>"
+        cost = f"<td>{_price(spent[name])}</td>" if priced else ""
         rows.append(
             f'<tr><th scope="row"><b>{html.escape(name)}</b>'
             f"<small>{html.escape(record.stage)}/{html.escape(record.method)}"
@@ -245,15 +255,14 @@ def _run(plan: PlanFacts, records: Mapping[str, StepRecord]) -> str:
             f"<td>{html.escape(', '.join(sources))}</td>"
             f"<td>{html.escape(record.figure or '–')}<small>{record.main().digest[:12]}</small></td>"
             f"<td>{html.escape(machine)}</td><td>{_time(record.device_seconds)}"
-            f"{'<small>not run again</small>' if record.cached else ''}</td>{cost if prices else ''}</tr>"
+            f"{'<small>not run again</small>' if record.cached else ''}</td>{cost}</tr>"
         )
-    total = sum(record.device_seconds for record in records.values())
-    spent = sum(hours(record) * prices.get(machines.get(name, ""), 0.0) for name, record in records.items())
-    last = f"<td>{spent:.4g}</td>" if prices else ""
+    whole = total(cost_of(record, plan) for record in records.values())
+    last = f"<td>{_price(whole.cost)}</td>" if priced else ""
     return _speed(plan, records) + (
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody><tfoot><tr>'
-        f'<th scope="row">All steps</th><td></td><td></td><td></td><td>{_time(total)}</td>{last}</tr></tfoot>'
-        f"</table></div>"
+        f'<th scope="row">All steps</th><td></td><td></td><td></td>'
+        f"<td>{_time(whole.device_seconds)}</td>{last}</tr></tfoot></table></div>"
     )
 
 
@@ -267,6 +276,10 @@ def _speed(plan: PlanFacts, records: Mapping[str, StepRecord]) -> str:
     return (
         f"<p>Time for a new token, one text at a time, on the report step's machine: {', '.join(told)}.</p>"
     )
+
+
+def _price(cost: float | None) -> str:
+    return "–" if cost is None else f"{cost:.4g}"
 
 
 def _time(seconds: float) -> str:

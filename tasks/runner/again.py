@@ -108,7 +108,7 @@ def freeze_again(
         rates=rates,
         currency=currency,
     )
-    check_priced(plan.budget, plan.steps, plan.rates)
+    check_priced(plan.budget, plan.steps, plan.rates, plan.release.gates if plan.release else ())
     _check_before(old, plan, again, from_run, from_step)
     for seen in preview(plan, store, estimates=False):
         if seen.step.name not in again and not seen.cached:

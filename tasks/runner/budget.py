@@ -16,7 +16,7 @@ from typing import Any
 
 from tasks.artefacts import Store, load_manifest
 from tasks.recipe.failures import ConfigInvalid, OverBudget
-from tasks.recipe.models import Budget
+from tasks.recipe.models import Budget, Gate
 from tasks.recipe.plan import Plan, PlannedStep, Rate
 from tasks.release.spending import Spent, by_now, read_carried, read_spending, spent_at, total
 from tasks.runner import ranks
@@ -59,16 +59,23 @@ def set_limit(store: Store, plan: Plan, limit: Budget, by: str, reason: str) -> 
         number += 1
 
 
-def check_priced(limit: Budget | None, steps: Sequence[PlannedStep], rates: Mapping[str, Rate]) -> None:
-    """Refuse a budget in money where a step's size of machine has no price; raises ConfigInvalid."""
-    if limit is None or limit.cost is None:
+def check_priced(
+    limit: Budget | None,
+    steps: Sequence[PlannedStep],
+    rates: Mapping[str, Rate],
+    gates: Sequence[Gate] = (),
+) -> None:
+    """Refuse a budget or a gate in money where a step's machine has no price; raises ConfigInvalid."""
+    asks = ["budget.cost"] if limit is not None and limit.cost is not None else []
+    asks += [f"gate '{gate.gate}' on run.cost" for gate in gates if gate.measure == "run.cost"]
+    if not asks:
         return
     for step in steps:
         rate = rates.get(step.resources)
         if rate is None or rate.price is None:
             raise ConfigInvalid(
-                f"budget.cost: there is no price for step '{step.name}' on {step.resources}; add one to the "
-                "file that PERENNIAL_PRICES names, or limit device_hours"
+                f"{asks[0]}: there is no price for step '{step.name}' on {step.resources}; add one to the "
+                "file that PERENNIAL_PRICES names or to release.prices, or limit device_hours"
             )
 
 

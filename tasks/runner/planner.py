@@ -107,7 +107,7 @@ def freeze(
     if champion and names:
         signature.verify(store, champion)
     plan = bound({name: _champion_pin(name, champion, store) for name in names})
-    check_priced(plan.budget, plan.steps, plan.rates)
+    check_priced(plan.budget, plan.steps, plan.rates, plan.release.gates if plan.release else ())
     if champion and champion.tags.get("perennial.intent") == plan.intent and not refresh:
         signature.verify(store, champion)
         before = _plan_of(champion, store)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from rich.console import Console
@@ -56,6 +57,19 @@ def register_run(plan: Plan, uri: str, store: Store, settings: Settings) -> Rele
     return record
 
 
+@dataclass(frozen=True)
+class Told:
+    """A decision.
+
+    Attributes:
+        words: What was decided, and what holds now.
+        missing: How many other people must approve before the version goes to production.
+    """
+
+    words: str
+    missing: int = 0
+
+
 def decide(
     action: Literal["promote", "reject"],
     settings: Settings,
@@ -66,16 +80,16 @@ def decide(
     by: list[str],
     reason: str,
     over: str = "",
-) -> str:
-    """Promote or reject the candidate of a plan, or a version of a model; what was decided, in words."""
+) -> Told:
+    """Promote or reject the candidate of a plan, or a version of a model; what was decided."""
     store, name, number, run = _target(settings, plan, model, version)
     actor = actors(by)
     if action == "reject":
-        return _told(name, decisions.reject(store, name, number, actor, reason, run=run))
+        return Told(_told(name, decisions.reject(store, name, number, actor, reason, run=run)))
     handover.before(settings, store, name, number)
     decision = decisions.promote(store, name, number, actor, reason, run=run, over=over)
     told = handover.after(settings, store, name, decision.line.to_version)
-    return "\n".join(filter(None, (_told(name, decision), told)))
+    return Told("\n".join(filter(None, (_told(name, decision), told))), decision.missing)
 
 
 def roll_back(settings: Settings, model: str, by: str, reason: str, run: str) -> str:
@@ -175,7 +189,7 @@ def summary_of(
     links = as_markdown(mlflow_links(settings, record))
     return {
         "model": record.model,
-        "version": record.version,
+        "version": asked.version if asked else record.version,
         "semantic_version": record.semantic_version,
         "run": run,
         "approvals": required(found.tags) if found else 1,

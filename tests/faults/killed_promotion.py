@@ -81,7 +81,7 @@ def raced(env: Mapping[str, str], together: Any, said: Any, arguments: Mapping[s
 
     on_every_write(told)
     try:
-        words = decide("promote", settings(), plan=None, **arguments)
+        words = decide("promote", settings(), plan=None, **arguments).words
         said.put((arguments["version"], 0, words))
     except PerennialError as error:
         said.put((arguments["version"], int(error.failure), str(error)))

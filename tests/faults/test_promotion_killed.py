@@ -132,7 +132,7 @@ def test_a_kill_between_any_two_writes_is_completed_by_the_same_call(
         assert unsound(store, model) == ({"aliases"} if after else set()), writes[:after]
         words = decide(
             "promote", settings(), plan=None, model=model, version="candidate", by=["ada"], reason="better"
-        )
+        ).words
         assert standing(store, model) == wanted, f"after {writes[:after]}"
         assert unsound(store, model) == set()
         assert ("an earlier call was cut short; completed: " in words) == (after > 0), words
@@ -148,7 +148,7 @@ def test_a_kill_between_any_two_writes_is_repaired_by_another_decision(
         kill_after(env, model, after)
         words = decide(
             "promote", settings(), plan=None, model=model, version="2", by=["ben"], reason="better still"
-        )
+        ).words
         before = "3" if after else "1"
         aliases, lines, pages = standing(store, model)
         assert aliases == {"champion": "2", "previous": before} | ({} if after else {"candidate": "3"})

@@ -62,7 +62,8 @@ def main() -> int:
     if given.command == "summary":
         text = f"# Summary\n\n| set | value |\n|---|---|\n| news | {given.plan or given.model} |"
         known = json.loads(told.read_text()) if told.exists() else {"approvals": 1, "run": "tiny-1"}
-        print(json.dumps(known | {"markdown": text}) if given.json else text)
+        told_of = {"version": given.version} | known
+        print(json.dumps(told_of | {"markdown": text}) if given.json else text)
     elif told.exists():
         print(told.read_text())
     else:

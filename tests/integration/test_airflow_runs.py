@@ -169,6 +169,16 @@ def test_failures_and_promotions_are_told(runs: Runs) -> None:
     assert "reason of the run: weekly" in told[1]["lines"]
 
 
+def test_an_approval_that_promotes_nothing_is_no_promotion(runs: Runs) -> None:
+    with web_server() as (url, posts):
+        (runs.store / "hook").write_text(url)
+        run = runs.run({"promote": [11]}, {}, marked="", recipe="policy")
+    assert run["tasks"]["promote"] == {"state": "failed", "tries": 1}
+    (told,) = (json.loads(body) for _, body in posts)
+    assert told["event"] == "failure"
+    assert any("approved by one person, and not promoted" in line for line in told["lines"])
+
+
 def test_two_approvals_marked_as_done_by_hand_promote_nothing(runs: Runs) -> None:
     run = runs.run({}, marked="approve.*", recipe="two")
     assert states(run)["promote"] == "skipped"

@@ -15,8 +15,6 @@ from tasks.recipe.structure import Fault
 LATENCY_OPTION = "latency_tokens"
 """The option of the report step without which there is no `model.latency_ms`."""
 
-NO_PRICES = ("there are no prices to compute a cost from", "add release.prices: {cpu: <price of an hour>}")
-
 _NEEDS = {
     "update": "give the report step the sets that are named, and a baseline or a champion to compare with",
     "safety": "give the report step sets or probes that measure safety, and a baseline or a champion",
@@ -26,7 +24,7 @@ _NEEDS = {
 
 
 def set_faults(recipe: Recipe, evidence: Evidence, *, sure: bool) -> list[Fault]:
-    """The faults of `release.gate_sets` and `release.prices`.
+    """The faults of `release.gate_sets`.
 
     Args:
         recipe: With a release.
@@ -56,7 +54,7 @@ def set_faults(recipe: Recipe, evidence: Evidence, *, sure: bool) -> list[Fault]
             if gate.gate in own:
                 message = f"has a gate '{gate.gate}', and the recipe has one of that name"
                 faults.append((path, message, "give the recipe's another name"))
-    return [*faults, *_price_faults(recipe), *_latency_faults(recipe)]
+    return [*faults, *_latency_faults(recipe)]
 
 
 def _name_faults(rules: Any, path: Path_, release: Release, evidence: Evidence) -> Iterator[Fault]:
@@ -108,22 +106,3 @@ def _latency_faults(recipe: Recipe) -> Iterator[Fault]:
     for place in places:
         remedy = f"add {LATENCY_OPTION}: 32 to its options"
         yield place, f"step '{release.report}' measures no latency", remedy
-
-
-def _price_faults(recipe: Recipe) -> Iterator[Fault]:
-    release = recipe.release
-    assert release is not None
-    budget = release.gate_sets.budget
-    limited = budget is not None and budget.cost is not None
-    asked = limited or any(gate.measure == "run.cost" for gate in release.gates)
-    if release.prices and not asked:
-        remedy = "limit the cost with gate_sets.budget.cost, or leave it out"
-        yield ("release", "prices"), "has no effect: no gate asks for the cost", remedy
-    elif limited and not release.prices:
-        yield ("release", "gate_sets", "budget", "cost"), *NO_PRICES
-    elif asked and release.prices:
-        for name, step in recipe.steps.items():
-            if step.resources not in release.prices:
-                message = f"has no price for '{step.resources}', which step '{name}' runs on"
-                yield ("release", "prices"), message, f"add {step.resources}: <price of an hour>"
-                return

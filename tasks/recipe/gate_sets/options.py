@@ -90,7 +90,7 @@ class BudgetGates(_Part):
 
     Attributes:
         device_hours: Most hours of machines for all steps of the run, those of cached steps included.
-        cost: Most that they may cost by `release.prices`, in its currency.
+        cost: Most that they may cost by the price table and `release.prices`, in the table's currency.
         bytes: Largest size of the candidate's weights.
         parameters: Most parameters.
         latency_ms: Longest time for one new token, in milliseconds, on the report step's machine; that step

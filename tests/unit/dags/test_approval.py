@@ -74,7 +74,7 @@ def test_either_person_can_reject(answers: list[Any]) -> None:
 
 
 def test_a_second_question_that_was_marked_by_hand_adds_no_name() -> None:
-    assert decide_all([YES, None]) == (True, ["ada"], "good")  # the command refuses it where two are needed
+    assert decide_all([YES, None]) == (True, ["ada"], "good")  # the command promotes nothing by it: exit 11
 
 
 class Asked:

@@ -74,7 +74,8 @@ def test_dags_are_documented_and_run_one_at_a_time(bag: DagBag) -> None:
         assert dag.doc_md
         assert dag.description
         assert dag.tags
-        assert dag.max_active_runs == 1
+        # Questions wait for people: those about one model must not hold up the others.
+        assert dag.max_active_runs == (16 if dag.dag_id == "promote" else 1)
         assert dag.catchup is False
         for task in dag.tasks:
             assert task.doc_md, task.task_id

@@ -77,6 +77,11 @@ def test_a_recorded_rejection_ends_as_skipped() -> None:
         run(operator(lambda _: [["reject"]], skipped_after="reject"))
 
 
+def test_an_approval_that_promoted_nothing_is_no_success_and_is_not_tried_again() -> None:
+    with pytest.raises(AirflowFailException, match=r"approved by one person, and not promoted.*clear the"):
+        run(operator(lambda _: [["promote", "11"]]))
+
+
 def test_a_wrong_form_fails_without_a_retry() -> None:
     def commands(_: Any) -> list[list[str]]:
         raise ConfigInvalid("there is no step 'x'")

@@ -200,18 +200,6 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "add champion",
     ),
     "budget of nothing": ({"gate_sets": {"budget": {}}}, "release.gate_sets.budget", "nothing", "latency_ms"),
-    "cost without prices": (
-        {"gate_sets": {"budget": {"cost": 3}}},
-        "release.gate_sets.budget.cost",
-        "no prices",
-        "release.prices",
-    ),
-    "price missing": (
-        {"gate_sets": {"budget": {"cost": 3}}, "prices": {"gpu": 2}},
-        "release.prices",
-        "no price for 'cpu'",
-        "add cpu",
-    ),
     "latency that nobody measures": (
         {"gate_sets": {"budget": {"latency_ms": 20}}},
         "release.gate_sets.budget.latency_ms",
@@ -224,7 +212,6 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "measures no latency",
         "latency_tokens",
     ),
-    "prices for nothing": ({"prices": {"cpu": 2}}, "release.prices", "no effect", "budget.cost"),
     "correction of nothing": ({"correction": "none"}, "release.correction", "corrects nothing", "confidence"),
 }
 
@@ -238,6 +225,21 @@ def test_a_set_that_cannot_be_judged_is_a_fault(case: str, small: str, catalogue
     assert any(message in each.message and remedy in each.remedy for each in found), found
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"gate_sets": {"budget": {"cost": 3}}},
+        {"gate_sets": {"budget": {"cost": 3}}, "prices": {"gpu": 2}},
+        {"prices": {"cpu": 2}},  # the tag and the run's budget read them too
+        {"gates": [{"gate": "own", "measure": "run.cost", "at_most": 1, "reason": "r"}]},
+    ],
+)
+def test_the_price_table_has_what_a_recipe_does_not_price(
+    given: dict[str, Any], small: str, catalogue: Catalogue
+) -> None:
+    assert check(recipe(small, given), catalogue).problems == []
+
+
 def test_a_gate_of_a_sets_name_is_a_fault(small: str, catalogue: Catalogue) -> None:
     own = {"gate": "update-new-news", "measure": "news.bits_per_byte", "at_most": 3, "reason": "r"}
     (problem,) = check(recipe(small, {**TAKEN, "gates": [own]}), catalogue).problems
@@ -245,7 +247,8 @@ def test_a_gate_of_a_sets_name_is_a_fault(small: str, catalogue: Catalogue) -> N
 
 
 def test_the_plan_has_the_gates_written_out(small: str, catalogue: Catalogue) -> None:
-    found = check(recipe(small, {**TAKEN, "correction": "none"}), catalogue)
+    more = {"correction": "none", "approvals": 2, "prices": {"cpu": 2.0}}
+    found = check(recipe(small, {**TAKEN, **more}), catalogue)
     assert found.problems == []
     assert found.recipe is not None
     plan = resolve(
@@ -261,7 +264,8 @@ def test_the_plan_has_the_gates_written_out(small: str, catalogue: Catalogue) ->
     assert plan.release is not None
     assert [gate.gate for gate in plan.release.gates] == ["kept", "update-new-news", "update-old-exams"]
     assert plan.release.gate_sets.update is None, "nothing would write them out a second time"
-    assert plan.release.correction == "none"
+    rest = plan.release.model_dump(include=set(more))
+    assert rest == more, "nothing else that the recipe says of its release is lost"
     assert plan.effective["release"]["gate_sets"] == TAKEN["gate_sets"]
     assert Plan.from_bytes(plan.to_bytes()) == plan
 
@@ -290,7 +294,6 @@ def test_figures_that_take_an_option_are_there_with_it(small: str, catalogue: Ca
         ({"at_most": 1, "confidence": 0.9, "bound": "high"}, "no effect beside a confidence"),
         ({"better_by": 0.1, "worse_by": 0.1, "against": "baseline"}, "exactly one"),
         ({"measure": "run.device_hours", "at_most": 1, "confidence": 0.9}, "nothing to compare"),
-        ({"measure": "run.cost", "at_most": 1}, "no prices"),
     ],
 )
 def test_rules_that_say_nothing_are_refused(

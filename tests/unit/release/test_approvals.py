@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tasks import cli
 from tasks.recipe.failures import ConfigInvalid
 from tasks.release.approvals import actors, required
 from tasks.runner.release import decide
@@ -43,7 +44,7 @@ def test_two_people_are_in_the_ledger_and_one_alone_promotes_nothing(
     def promote(*by: str) -> str:
         return decide(
             "promote", settings(), plan=None, model="pydocs", version="candidate", by=[*by], reason="good"
-        )
+        ).words
 
     for alone in (["ada"], ["ada", "Ada "]):
         assert "approved by ada: good" in promote(*alone)
@@ -53,3 +54,22 @@ def test_two_people_are_in_the_ledger_and_one_alone_promotes_nothing(
     assert "promoted by ada and ben: good" in promote("ada", "ben")
     actions = [(line.action, line.actor) for line in ledger.history(run.store, "pydocs")]
     assert actions == [("register", actions[0][1]), ("approve", "ada"), ("promote", "ada and ben")]
+
+
+def test_the_command_ends_with_11_until_another_person_approved(
+    make_run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run()
+    run.plan["release"]["approvals"] = 2
+    monkeypatch.setenv("PERENNIAL_STORE", run.store.uri)
+    run.register()
+
+    def promote(name: str) -> int:
+        return cli.main(["promote", "--model=pydocs", "--version=candidate", f"--by={name}", "--reason=good"])
+
+    assert [promote("ada"), promote("ada")] == [11, 11]
+    assert "goes to production once another person approved it too" in capsys.readouterr().out
+    assert registry.aliases("pydocs") == {"candidate": "1"}
+    assert promote("ben") == 0
+    assert "version 1 of 'pydocs' promoted by ben" in capsys.readouterr().out
+    assert registry.aliases("pydocs") == {"champion": "1"}

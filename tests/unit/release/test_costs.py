@@ -28,7 +28,8 @@ def plan(**more: Any) -> PlanFacts:
         "recipe": "r",
         "model": "m",
         "intent": "i",
-        "release": ReleaseRules(candidate="tuned", report="report", prices={"cpu": 0.1, "gpu": 3.0}),
+        "release": ReleaseRules(candidate="tuned", report="report"),
+        "rates": {"cpu": {"price": 0.1}, "gpu": {"price": 3.0}},
         "steps": [{"name": "tuned", "resources": "gpu"}, {"name": "report", "resources": "cpu"}],
     }
     return PlanFacts.model_validate(fields | more)
@@ -69,6 +70,7 @@ def test_a_machine_without_a_price_has_no_cost(records: dict[str, StepRecord]) -
     found = known_figures(plan(steps=[{"name": "tuned", "resources": "large"}]), records)
     assert found["run.cost"].value is None
     assert "no price for the machines of tuned, report" in found["run.cost"].why
+    assert "perennial.cost" not in cost_tags(plan(steps=[{"name": "tuned", "resources": "large"}]), records)
     assert found["run.device_hours"].value == 2.5
 
 
@@ -83,4 +85,22 @@ def test_a_versions_tags_hold_what_making_it_took(records: dict[str, StepRecord]
     # What the record says wins over the rates of a later plan.
     records["tuned"] = step("tuned", "model", 7200.0, cached=True, cost=1.0, energy_kwh=0.5)
     assert cost_tags(plan(rates=rates, currency="EUR"), records)["perennial.cost"] == "1.5 EUR"
-    assert set(cost_tags(plan(), {"report": records["report"]})) == {"perennial.device_hours"}
+    assert set(cost_tags(plan(rates={}), {"report": records["report"]})) == {"perennial.device_hours"}
+
+
+@pytest.mark.parametrize(
+    ("resources", "cost", "wanted"),
+    [
+        ("", None, 2 * 3.0 + 0.5 * 0.1),
+        ("large", None, 2 * 7.0 + 0.5 * 0.1),  # where it really ran, not where the plan of today would run it
+        ("", 1.25, 1.25 + 0.5 * 0.1),  # at the price of the day it ran
+    ],
+)
+def test_a_run_has_one_cost_for_its_gate_and_its_versions_tag(
+    resources: str, cost: float | None, wanted: float, records: dict[str, StepRecord]
+) -> None:
+    records["tuned"] = step("tuned", "model", 7200.0, cached=True, resources=resources, cost=cost)
+    rates = {"cpu": {"price": 0.1}, "gpu": {"price": 3.0}, "large": {"price": 7.0}}
+    asked = plan(rates=rates, currency="EUR")
+    assert known_figures(asked, records)["run.cost"].value == pytest.approx(wanted)
+    assert cost_tags(asked, records)["perennial.cost"] == f"{wanted:.6g} EUR"

@@ -69,7 +69,7 @@ def test_old_versions_cost_a_fraction_and_promotion_makes_one_whole(
     assert delta(settings, "2", base=family[2].digest).startswith("version 2 of 'pydocs' is kept")
     said = release.decide(
         "promote", settings, plan=None, model="pydocs", version="2", by=["ada"], reason="after all"
-    )
+    ).words
     assert "champion: 2, previous: 1" in said
     assert find_delta(store, family[1].digest) is None
     assert problems(store, family[1].digest) == []

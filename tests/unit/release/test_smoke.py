@@ -94,7 +94,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Answer]:
 def decide(settings: Settings, version: str, action: Any = "promote") -> str:
     return release.decide(
         action, settings, plan=None, model="pydocs", version=version, by=["ada"], reason=f"{version} is good"
-    )
+    ).words
 
 
 def record(settings: Settings, version: str) -> None:

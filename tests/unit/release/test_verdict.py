@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tasks.recipe.failures import PerennialError
+from tasks.recipe.plan import Rate
 from tasks.release.gates import Changed, GateResult
 from tasks.release.records import Output, PlanFacts, ReleaseRules, StepRecord
 from tasks.release.verdict import MARKS, verdicts, with_verdict
@@ -18,7 +19,9 @@ PLAN = PlanFacts(
     recipe="pydocs",
     model="pydocs",
     intent="i",
-    release=ReleaseRules(candidate="tuned", report="report", prices={"cpu": 0.1, "gpu": 3.0}),
+    release=ReleaseRules(candidate="tuned", report="report"),
+    rates={"cpu": Rate(price=0.1), "gpu": Rate(price=3.0)},
+    currency="EUR",
     steps=[{"name": "tuned", "resources": "gpu"}, {"name": "report", "resources": "cpu"}],
 )
 RECORDS = {

@@ -12,7 +12,7 @@ import pytest
 
 from tasks.artefacts import Store
 from tasks.recipe.failures import RETRIED, ConfigInvalid, Failure, Infrastructure, OverBudget, Preempted
-from tasks.recipe.models import Budget
+from tasks.recipe.models import Budget, Gate
 from tasks.recipe.plan import Plan, PlannedInput, PlannedStep, Rate
 from tasks.release.spending import (
     Spent,
@@ -261,6 +261,14 @@ def test_a_budget_in_money_needs_a_price(data: str) -> None:
     budget.check_priced(hours(1), made.steps, {})
     with pytest.raises(ConfigInvalid, match=r"no price for step 'long' on cpu.*PERENNIAL_PRICES"):
         budget.check_priced(Budget(cost=1.0), made.steps, {"cpu": Rate(watts=5)})
+
+
+def test_a_gate_on_the_cost_needs_a_price(data: str) -> None:
+    made = plan("one", data, 0.0)
+    gate = Gate(gate="cheap", measure="run.cost", at_most=1.0, reason="r")
+    budget.check_priced(None, made.steps, made.rates, [gate])
+    with pytest.raises(ConfigInvalid, match=r"gate 'cheap' on run.cost: .*no price for step 'long' on cpu"):
+        budget.check_priced(None, made.steps, {}, [gate])
 
 
 def test_several_devices_take_several_seconds_at_once(
