@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG, Param, chain
 from runtimes.process import ProcessOperator, answer
 from shared.approval import SECOND, TASK, promotion, question, report_link, second_body, second_question
 from shared.form import MODEL, OPTIONAL, VERSION
 from shared.notify import Notice
+from shared.smoke import check_task, has_machines
 
 
 def summary(model: str, version: str) -> str:
@@ -25,6 +26,17 @@ def two(context: Any) -> bool:
     """Whether the version needs a second approval."""
     params = context["params"]
     return int(_evidence(params["model"], params["version"])["approvals"]) > 1
+
+
+def smokes(context: Any) -> bool:
+    """Whether the version has a smoke test."""
+    params = context["params"]
+    return bool(_evidence(params["model"], params["version"])["smoke"])
+
+
+def smoke(context: Any) -> list[str]:
+    """The smoke test of the version."""
+    return ["smoke", str(context["params"]["model"]), str(context["params"]["version"])]
 
 
 def target(context: Any) -> list[str]:
@@ -74,16 +86,21 @@ with DAG(
     },
 ) as dag:
     subject = "Promote {{ params.model }} {{ params.version }}?"
-    (
-        question(subject, "{{ summary(params.model, params.version) }}")
-        >> second_question(f"{subject} (second person)", "{{ second(ti, params) }}", two)
-        >> ProcessOperator(
+    chain(
+        question(subject, "{{ summary(params.model, params.version) }}"),
+        second_question(f"{subject} (second person)", "{{ second(ti, params) }}", two),
+        *(
+            [check_task("promote", "any", "perennial", smoke, (TASK, SECOND), smokes)]
+            if has_machines()
+            else []
+        ),
+        ProcessOperator(
             task_id="promote",
             commands=commands,
             skipped_after="reject",
             on_success_callback=Notice("promotion", "{{ params.model }} {{ params.version }}"),
-            trigger_rule="none_failed",  # the second question is skipped where one approval is enough
+            trigger_rule="none_failed",  # the second question and the test are skipped where there is none
             doc_md="Moves the aliases `champion` and `previous` and writes the ledger, or records the "
             "rejection.",
-        )
+        ),
     )
