@@ -10,11 +10,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG, Param, chain
 from runtimes.process import ProcessOperator, answer
 from shared.approval import SECOND, TASK, promotion, question, report_link, second_body, second_question
 from shared.form import MODEL, OPTIONAL, VERSION
 from shared.notify import Notice
+from shared.smoke import check_task, has_machines
 
 NUMBER = "version"
 """Key under which the question keeps which version it is about: an alias may move while it is open."""
@@ -37,6 +38,16 @@ def two(context: Any) -> bool:
 def asked_about(context: Any) -> str:
     """The number of the version that people saw; what the form says where nobody was asked."""
     return str(context["ti"].xcom_pull(task_ids=TASK, key=NUMBER) or context["params"]["version"])
+
+
+def smokes(context: Any) -> bool:
+    """Whether the version has a smoke test."""
+    return bool(_evidence(context["params"]["model"], asked_about(context))["smoke"])
+
+
+def smoke(context: Any) -> list[str]:
+    """The smoke test of the version."""
+    return ["smoke", str(context["params"]["model"]), asked_about(context)]
 
 
 def target(context: Any) -> list[str]:
@@ -85,16 +96,21 @@ with DAG(
     },
 ) as dag:
     subject = "Promote {{ params.model }} {{ params.version }}?"
-    (
-        question(subject, "{{ summary(ti, params) }}")
-        >> second_question(f"{subject} (second person)", "{{ second(ti, params) }}", two)
-        >> ProcessOperator(
+    chain(
+        question(subject, "{{ summary(ti, params) }}"),
+        second_question(f"{subject} (second person)", "{{ second(ti, params) }}", two),
+        *(
+            [check_task("promote", "any", "perennial", smoke, (TASK, SECOND), smokes)]
+            if has_machines()
+            else []
+        ),
+        ProcessOperator(
             task_id="promote",
             commands=commands,
             skipped_after="reject",
             on_success_callback=Notice("promotion", "{{ params.model }} {{ params.version }}"),
-            trigger_rule="none_failed",  # the second question is skipped where one approval is enough
+            trigger_rule="none_failed",  # the second question and the test are skipped where there is none
             doc_md="Moves the aliases `champion` and `previous` and writes the ledger, or records the "
             "rejection.",
-        )
+        ),
     )

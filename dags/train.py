@@ -17,6 +17,7 @@ from shared.documentation import dag_text, step_text
 from shared.form import arguments, form
 from shared.notify import Notice, deadline
 from shared.recipes import Found, folder, needs, read
+from shared.smoke import check_task, record_task
 
 from tasks.recipe.models import Recipe, Schedule
 from tasks.recipe.run_names import run_name
@@ -84,8 +85,12 @@ def build(found: Found) -> DAG:
 
 
 def release_tasks(recipe: Recipe) -> Sequence[Any]:
-    """What follows the steps: register, approve where a person decides, promote."""
+    """What follows the steps: register, approve where a person decides, promote.
+
+    Where the recipe has a smoke test, its answer is recorded before anybody is asked, and compared after.
+    """
     release = recipe.release
+    smokes = release is not None and release.smoke is not None
     human = release is not None and release.approval == "human"
     twice = release is not None and release.approvals > 1
     asked = (*((TASK,) if human else ()), *((SECOND,) if twice else ()))
@@ -100,18 +105,25 @@ def release_tasks(recipe: Recipe) -> Sequence[Any]:
         commands=promotion(asked, lambda context: ["--plan", plan_of(recipe.recipe, context["run_id"])]),
         skipped_after="reject",
         on_success_callback=Notice("promotion"),
-        # After a first answer that was a rejection the second question is skipped, and this task records it.
-        trigger_rule="none_failed" if twice else "all_success",
+        # After a rejection the second question and the smoke test are skipped, and this task records it.
+        trigger_rule="none_failed" if twice or smokes else "all_success",
         doc_md="Moves the aliases `champion` and `previous` and writes the ledger, or records the rejection.",
     )
-    if not asked:
-        return [register, promote]
     subject = f"Promote the candidate of {recipe.model} (recipe {recipe.recipe})?"
-    first = question(subject, "{{ summary(run_id) }}")
-    if not twice:
-        return [register, first, promote]
-    second = second_question(f"{subject} (second person)", "{{ second(ti) }}", lambda _: True)
-    return [register, first, second, promote]
+    questions: list[Any] = [question(subject, "{{ summary(run_id) }}")] if human else []
+    if twice:
+        questions.append(second_question(f"{subject} (second person)", "{{ second(ti) }}", lambda _: True))
+    if not smokes:
+        return [register, *questions, promote]
+    named = (recipe.recipe, recipe.model, recipe.owner or "perennial")
+    record = record_task(*named, lambda context: smoke_command(recipe, context, "--record", "--if-missing"))
+    test = check_task(*named, lambda context: smoke_command(recipe, context), asked)
+    return [register, record, *questions, test, promote]
+
+
+def smoke_command(recipe: Recipe, context: Any, *more: str) -> list[str]:
+    """The smoke test of this run's candidate."""
+    return ["smoke", "--plan", plan_of(recipe.recipe, context["run_id"]), *more]
 
 
 def summary(recipe: Recipe, run_id: str) -> str:

@@ -281,13 +281,15 @@ def _export(options: argparse.Namespace, places: Settings) -> int:
 
 
 def _smoke(options: argparse.Namespace, places: Settings) -> int:
-    from tasks.runner.handover import smoke_version
+    from tasks.runner.release import smoke_test
 
-    passed, words = smoke_version(
+    passed, words = smoke_test(
         places,
+        options.plan,
         options.model,
         options.version,
         record=options.record,
+        if_missing=options.if_missing,
         prompt=options.prompt,
         tokens=options.tokens,
         chat=options.chat,
@@ -615,15 +617,19 @@ def _parser() -> argparse.ArgumentParser:
     export = add("export", _export, "write a version into a new folder, as another system reads it")
     smoke = add("smoke", _smoke, "load a version and compare its answer with the recorded one; exit 3 if not")
     delta = add("delta", _delta, "keep a version's weights as an exact difference from another version's")
-    for sub in (export, smoke, delta):
+    for sub in (export, delta):
         sub.add_argument("model")
         sub.add_argument("version", help="its number or alias")
+    smoke.add_argument("model", nargs="?")
+    smoke.add_argument("version", nargs="?", help="its number or alias")
     export.add_argument("--to", required=True, choices=("huggingface", "gguf", "vllm"))
     export.add_argument("--out", required=True, type=Path, metavar="DIR", help="a new folder")
     export.add_argument("--outtype", default="auto", help="gguf: auto, f32, f16, bf16 or q8_0")
     delta.add_argument("--base", metavar="VERSION", help="number, alias or digest (default: the champion)")
     delta.add_argument("--restore", action="store_true", help="put the weights back whole")
+    smoke.add_argument("--plan", metavar="URI", help="instead of a model: the candidate of this run")
     smoke.add_argument("--record", action="store_true", help="its answer now is the right one")
+    smoke.add_argument("--if-missing", action="store_true", help="with --record: unless one is recorded")
     smoke.add_argument("--prompt", metavar="TEXT", help="instead of the recipe's release.smoke")
     smoke.add_argument("--tokens", type=int, metavar="N", help="tokens of the answer (default 16)")
     smoke.add_argument("--chat", action="store_true", help="the prompt is a user's message")

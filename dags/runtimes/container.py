@@ -81,6 +81,7 @@ class ContainerOperator(BaseOperator):
         """
         self._run_id = context["run_id"]
         with self._classified():
+            self.step = self.step.filled_in(context)
             given = request.arguments(self.step, self._run_id, secrets.token_hex(8))
             with connected() as daemon:
                 container = self._take_up_or_start(daemon, given)

@@ -129,6 +129,7 @@ class KubernetesStepOperator(KubernetesPodOperator):
             since: When the first try was, in seconds of Unix time.
         """
         with self._failures():
+            self.step = self.step.filled_in(context)
             self._fill_in(context["run_id"])
             self._since = since
             super().execute(context)

@@ -8,4 +8,6 @@ from runtimes.steps import StepTask
 
 def make(task: StepTask) -> ProcessOperator:
     """The Airflow task of a step."""
-    return ProcessOperator(commands=lambda context: [task.arguments(context["run_id"])], **task.common)
+    return ProcessOperator(
+        commands=lambda context: [task.filled_in(context).arguments(context["run_id"])], **task.common
+    )

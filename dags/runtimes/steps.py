@@ -1,11 +1,14 @@
-"""What every runtime is given to make the Airflow task of a step from, and what they decide alike."""
+"""What every runtime is given to make the Airflow task of a step from, and what they decide alike.
+
+A task may be another command of `perennial` than a step, one that needs a step's image.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runtimes.failures import StepFailed
@@ -31,7 +34,7 @@ POOLS = {"cpu": "default_pool", "gpu": "gpu", "large": "gpu"}
 
 @dataclass(frozen=True)
 class StepTask:
-    """A step, as a runtime needs it.
+    """A step, or another command in a step's image, as a runtime needs it.
 
     Attributes:
         name: The step's, which is the task's id too.
@@ -41,6 +44,10 @@ class StepTask:
         stage: The kind of work.
         resources: `cpu`, `gpu` or `large`.
         doc_md: The task's documentation.
+        trigger_rule: Airflow's.
+        command: From Airflow's context: what `perennial` is called with, where it is no step. What it raises
+            as AirflowSkipException skips the task.
+        words: What `command` gave; `filled_in` sets it.
     """
 
     name: str
@@ -50,14 +57,28 @@ class StepTask:
     stage: str
     resources: str
     doc_md: str
+    trigger_rule: str = "all_success"
+    command: Callable[[Any], Sequence[str]] | None = None
+    words: tuple[str, ...] = ()
 
     @property
     def common(self) -> dict[str, Any]:
         """Arguments of every operator."""
-        return {"task_id": self.name, "pool": POOLS[self.resources], "doc_md": self.doc_md}
+        return {
+            "task_id": self.name,
+            "pool": POOLS[self.resources],
+            "doc_md": self.doc_md,
+            "trigger_rule": self.trigger_rule,
+        }
+
+    def filled_in(self, context: Any) -> StepTask:
+        """With the words of its command, where it is one; every operator begins with this."""
+        return replace(self, words=tuple(self.command(context))) if self.command else self
 
     def arguments(self, run_id: str) -> list[str]:
         """What `perennial` is called with: the same on every runtime."""
+        if self.command is not None:
+            return list(self.words)
         return ["step", "--plan", plan_of(self.recipe, run_id), "--step", self.name]
 
 
@@ -93,7 +114,7 @@ def conclude(
     """Decide how an attempt ended, from the step's record in the store before anything else.
 
     A pod that vanished after its step was committed is a success; one that says it succeeded, but committed
-    nothing, is not.
+    nothing, is not. A command that is no step leaves no record: there the runtime is believed.
 
     Args:
         task: The step.
@@ -106,6 +127,10 @@ def conclude(
     Raises:
         StepFailed: The step is not done; with the class of its failure.
     """
+    if task.command is not None:
+        if seen is not None:
+            raise StepFailed(task.name, seen, words)
+        return
     more = ["--killed-for-memory"] if killed_for_memory else []
     told: Mapping[str, Any] = json.loads(
         answer("outcome", *task.arguments(run_id)[1:], "--attempt", attempt, *more)

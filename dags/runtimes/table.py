@@ -59,8 +59,12 @@ def runtime_of(resources: str) -> str:
 
 
 def make_step(task: StepTask) -> BaseOperator:
-    """The Airflow task of a step, on the runtime that is chosen for its size."""
-    make: Callable[[StepTask], BaseOperator] = importlib.import_module(
-        RUNTIMES[runtime_of(task.resources)]
-    ).make
+    """The Airflow task of a step, on the runtime that is chosen for its size.
+
+    A command that is no step is one pod where steps of its size are jobs of several.
+    """
+    name = runtime_of(task.resources)
+    if task.command is not None and name == "trainjob":
+        name = "kubernetes"
+    make: Callable[[StepTask], BaseOperator] = importlib.import_module(RUNTIMES[name]).make
     return make(task)

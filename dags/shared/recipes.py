@@ -17,6 +17,9 @@ from tasks.recipe.links import dependencies
 from tasks.recipe.models import Gate, Recipe
 from tasks.recipe.release_rules import with_gates
 
+OWN_TASKS = ("plan", "register", "smoke_record", "approve", "approve_second", "smoke", "promote")
+"""The tasks of a recipe's DAG that are not its steps."""
+
 
 @dataclass(frozen=True)
 class Found:
@@ -64,8 +67,8 @@ def read(place: Path) -> Recipes:
             found.problems[path] = f"{path}: recipe: '{checked.recipe.recipe}' is the name of {other} already"
         else:
             owners[checked.recipe.recipe] = path
-            if homeless := _without_a_runtime(checked.recipe):
-                found.problems[path] = "\n".join(f"{path}: {each}" for each in homeless)
+            if unfit := [*_without_a_runtime(checked.recipe), *_taken(checked.recipe)]:
+                found.problems[path] = "\n".join(f"{path}: {each}" for each in unfit)
                 continue
             release = with_gates(checked.recipe, catalogue)
             gates = release.gates if release else []
@@ -79,11 +82,23 @@ def needs(recipe: Recipe) -> dict[str, list[str]]:
 
 
 def _without_a_runtime(recipe: Recipe) -> list[str]:
-    """The steps whose size PERENNIAL_RUNTIME gives no runtime, each with why."""
+    """The steps, and the smoke test, whose size PERENNIAL_RUNTIME gives no runtime, each with why."""
+    sizes = {f"steps.{name}.resources": step.resources for name, step in recipe.steps.items()}
+    if recipe.release is not None and recipe.release.smoke is not None:
+        sizes["release.smoke"] = "cpu"
     problems = []
-    for name, step in recipe.steps.items():
+    for key, size in sizes.items():
         try:
-            runtime_of(step.resources)
+            runtime_of(size)
         except ConfigInvalid as error:
-            problems.append(f"steps.{name}.resources: {error}")
+            problems.append(f"{key}: {error}")
     return problems
+
+
+def _taken(recipe: Recipe) -> list[str]:
+    """The steps with the name of a task that every DAG has or may have."""
+    return [
+        f"steps.{name}: '{name}' is a task of every DAG; give the step another name"
+        for name in recipe.steps
+        if name in OWN_TASKS
+    ]

@@ -16,8 +16,9 @@ from typing import Any
 from tasks.recipe.catalogue import Catalogue
 from tasks.recipe.fingerprints import canonical
 from tasks.release.gates import GateResult
-from tasks.release.records import Delta, MeasuredSet, PlanFacts, Report, StepRecord, ancestors
+from tasks.release.records import Delta, MeasuredSet, Output, PlanFacts, Report, StepRecord, ancestors
 from tasks.release.summary import set_table
+from tasks.tracking.sources import parse_source
 
 STATED = ("description", "intended_use", "license", "owner")
 """What only the recipe's author can say, by the recipe's keys."""
@@ -51,7 +52,7 @@ def card(
         catalogue: The methods, with their papers.
     """
     step = plan.release.candidate.partition(".")[0]
-    meta = records[step].output(plan.release.candidate, "model").meta
+    candidate = records[step].output(plan.release.candidate, "model")
     lineage = {record.step for record in ancestors(records, step)}
     made = [record for name, record in records.items() if name in lineage]
     licence = plan.stated("license")
@@ -64,7 +65,7 @@ def card(
         _section("Methods", _methods(made, catalogue)),
         _section("Results", _results(report, gates)),
         _section("Known regressions", regressions(report, gates) or ["None that the evidence shows."]),
-        _section("How to load it", _loading(plan.model, str(meta.get("code") or ""), source)),
+        _section("How to load it", _loading(plan.model, candidate, source)),
         _section("Limitations", _limitations(plan)),
     )
     return "\n".join([*head, *(line for part in parts for line in part)]).rstrip() + "\n"
@@ -204,7 +205,10 @@ def _results(report: Report, gates: Sequence[GateResult]) -> list[str]:
     return [*set_table(report), "", "95 % intervals in brackets (paired bootstrap).", "", *verdicts]
 
 
-def _loading(model: str, code: str, source: str) -> list[str]:
+def _loading(model: str, candidate: Output, source: str) -> list[str]:
+    if candidate.kind == "adapter":
+        return _loading_adapter(model, candidate, source)
+    code = candidate.meta.get("code")
     return [
         "```python",
         "import mlflow, transformers",
@@ -217,6 +221,39 @@ def _loading(model: str, code: str, source: str) -> list[str]:
         "```",
         "",
         f"The weights lie at `{source}`.",
+    ]
+
+
+def _loading_adapter(model: str, candidate: Output, source: str) -> list[str]:
+    """By our own command, which checks the base and merges, or beside the base by peft."""
+    base = str(candidate.meta.get("base") or "")
+    store = parse_source(source).store
+    return [
+        f"This version is an adapter ({candidate.meta.get('trainable', 'of a kind not on record')}). It goes "
+        f"beside one base model, of the digest `{base}`; beside other weights it means nothing. The whole "
+        "model, checked and merged:",
+        "",
+        "```",
+        f"perennial export {model} champion --to huggingface --out DIR",
+        "```",
+        "",
+        "Beside its base, without merging, with peft, which does not check that it is the right one:",
+        "",
+        "```python",
+        "from pathlib import Path",
+        "",
+        "import peft, transformers",
+        "from tasks.artefacts import fetch, open_store",
+        "",
+        f'store = open_store("{store}")',
+        f'base = fetch(store, "{base}", Path("cache"))',
+        f'adapter = fetch(store, "{candidate.digest}", Path("cache"))',
+        "model = transformers.AutoModelForCausalLM.from_pretrained(base)",
+        "model = peft.PeftModel.from_pretrained(model, adapter)",
+        "tokenizer = transformers.AutoTokenizer.from_pretrained(base)",
+        "```",
+        "",
+        f"The adapter lies at `{source}`, its base at `{source.replace(candidate.digest, base)}`.",
     ]
 
 

@@ -8,19 +8,12 @@
 `perennial.json` in the folder says which version it is (model, number, semantic version, digest, who signed
 it, report), and the size and sha256 of every file; README.md is the model card. Only a version with a good
 signature is handed over. The folder appears whole or not at all.
-
-GGUF needs `convert_hf_to_gguf.py` of a llama.cpp checkout, on PATH or named by PERENNIAL_GGUF_CONVERTER. It
-is a program of its own with its own requirements (the `gguf` package), so it is not among ours.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import struct
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -33,23 +26,15 @@ from tasks.artefacts import Store, load_manifest
 from tasks.artefacts.artefact import FileEntry, describe
 from tasks.artefacts.files import disk_failure
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, Infrastructure
-from tasks.release import signature
+from tasks.release import gguf, signature
 from tasks.release.cards import read_card
 from tasks.release.whole import whole_model
 from tasks.tracking.registry import VersionInfo
 
 Format = Literal["huggingface", "gguf", "vllm"]
 FORMATS: tuple[Format, ...] = ("huggingface", "gguf", "vllm")
-OUTTYPES = ("auto", "f32", "f16", "bf16", "q8_0")
-"""What the converter can store weights in; `auto` is the one nearest to the model's own."""
-
-CONVERTER = "PERENNIAL_GGUF_CONVERTER"
-CONVERTERS = ("convert_hf_to_gguf.py", "convert-hf-to-gguf")
-"""What it is called on PATH."""
-
 MANIFEST = "perennial.json"
 CARD = "README.md"
-CONVERSION_S = 6 * 3600
 
 
 class Exported(BaseModel):
@@ -104,8 +89,8 @@ def export(
         DataInvalid: The version is not what was signed, or what was written is not right.
         Infrastructure: The store, MLflow or the disk failed.
     """
-    if outtype not in OUTTYPES:
-        raise ConfigInvalid(f"--outtype {outtype}: choose among {', '.join(OUTTYPES)}")
+    if outtype not in gguf.OUTTYPES:
+        raise ConfigInvalid(f"--outtype {outtype}: choose among {', '.join(gguf.OUTTYPES)}")
     if outtype != "auto" and to != "gguf":
         raise ConfigInvalid(f"--outtype has no effect with --to {to}; leave it out, or write --to gguf")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -195,75 +180,13 @@ def check_vllm(folder: Path) -> None:
 
 
 def write_gguf(whole: Path, folder: Path, version: VersionInfo, outtype: str) -> str:
-    """Convert a model directory with llama.cpp's converter, and check the file's header.
+    """Convert a model directory with llama.cpp's converter.
 
-    Raises:
-        ConfigInvalid: There is no converter, or it does not know the model's architecture or tokenizer.
-        DataInvalid: What it wrote is no GGUF file.
-        Infrastructure: It took too long.
+    Returns:
+        The command that serves it.
     """
-    command = converter()
-    if any(whole.glob("*.py")):
-        raise ConfigInvalid(
-            "the model brings code of its own, which llama.cpp does not run; export it --to huggingface"
-        )
-    target = folder / "model.gguf"
-    arguments = [str(whole), "--outfile", str(target), "--outtype", outtype, "--model-name", version.name]
-    try:
-        done = subprocess.run(
-            [*command, *arguments], capture_output=True, text=True, check=False, timeout=CONVERSION_S
-        )
-    except subprocess.TimeoutExpired as error:
-        raise Infrastructure(f"{command[-1]} was still at work after {CONVERSION_S // 3600} hours") from error
-    except OSError as error:
-        raise ConfigInvalid(f"the converter {command[-1]} cannot be run: {error}") from error
-    if done.returncode != 0:
-        end = "\n".join((done.stderr or done.stdout).strip().splitlines()[-8:])
-        raise ConfigInvalid(
-            f"{command[-1]} ended with {done.returncode}. It converts the architectures and tokenizers that "
-            f"llama.cpp knows; its last words:\n{end}"
-        )
-    header = gguf_header(target)
-    return f"llama-server -m {target} --alias {version.name}" if header["tensors"] else ""
-
-
-def converter() -> list[str]:
-    """The command that converts: as named by PERENNIAL_GGUF_CONVERTER, or from PATH.
-
-    Raises:
-        ConfigInvalid: There is none.
-    """
-    named = os.environ.get(CONVERTER, "")
-    if named:
-        found: str | None = named if Path(named).is_file() else None
-        if found is None:
-            raise ConfigInvalid(f"{CONVERTER} names {named}, which is no file")
-    else:
-        found = next(filter(None, map(shutil.which, CONVERTERS)), None)
-    if found is None:
-        raise ConfigInvalid(
-            f"--to gguf needs llama.cpp's converter: put {CONVERTERS[0]} of a llama.cpp checkout on PATH, or "
-            f"name it by {CONVERTER} (it needs the packages of llama.cpp's requirements file for it)"
-        )
-    return [sys.executable, found] if found.endswith(".py") else [found]
-
-
-def gguf_header(path: Path) -> dict[str, int]:
-    """Version, tensors and metadata entries of a GGUF file (github.com/ggml-org/ggml, docs/gguf.md).
-
-    Raises:
-        DataInvalid: It is none, or it holds nothing.
-    """
-    try:
-        with path.open("rb") as file:
-            magic, version, tensors, entries = struct.unpack("<4sIQQ", file.read(24))
-    except (OSError, struct.error) as error:
-        raise DataInvalid(f"{path.name}: the converter wrote no GGUF file: {error}") from error
-    if magic != b"GGUF" or version < 2 or not tensors or not entries:
-        raise DataInvalid(
-            f"{path.name}: the converter wrote no GGUF file with tensors ({magic!r}, {version})"
-        )
-    return {"version": version, "tensors": tensors, "entries": entries}
+    gguf.convert(whole, folder / "model.gguf", version.name, outtype)
+    return f"llama-server -m {folder / 'model.gguf'} --alias {version.name}"
 
 
 WRITERS: Mapping[Format, Callable[[Path, Path, VersionInfo, str], str]] = {

@@ -189,6 +189,11 @@ def write_record(store: Store, version: VersionInfo, smoke: Smoke, given: Answer
     return made
 
 
+def is_recorded(store: Store, version: VersionInfo) -> bool:
+    """Whether there is a recorded answer, readable or not."""
+    return store.stat(_key(version, "record")) is not None
+
+
 def read_record(store: Store, version: VersionInfo) -> Record | None:
     """The recorded answer of a version; None if it was registered without a smoke test.
 

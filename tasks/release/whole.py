@@ -36,6 +36,22 @@ def whole_model(store: Store, digest: str, *, cache: Path, scratch: Path) -> Pat
     return merged(fetch(store, base.digest, cache), base.digest, [adapter], scratch)
 
 
+def model_digest(version: VersionInfo) -> str:
+    """The digest of the whole model that a version stands for, where steps and reports read one.
+
+    Raises:
+        ConfigInvalid: It is an adapter, and its step kept no whole model.
+    """
+    found = whole_digest(version)
+    if found is None:
+        raise ConfigInvalid(
+            f"version {version.version} of '{version.name}' is an adapter, and its tags name no whole model "
+            f"made with it; make one: `perennial export {version.name} {version.version} --to huggingface "
+            "--out DIR`, and refer to it by file://, or in a recipe to a step's output: champion.<step>.model"
+        )
+    return found
+
+
 def whole_digest(version: VersionInfo) -> str | None:
     """The digest of the whole model that a version stands for: its own, or that made beside its adapter.
 

@@ -76,7 +76,7 @@ def before(settings: Settings, store: Store, model: str, name: str, *, back: boo
         print(f"version {version.version} of '{model}' was kept as a difference and is whole again")
     called = f"version {version.version} of '{model}'"
     if smoke.read_record(store, version) is None:
-        if _wanted(store, version) is not None and not back:
+        if wanted(store, version) is not None and not back:
             raise ConfigInvalid(
                 f"{called} is not promoted: its recipe asks for a smoke test and none was recorded; "
                 f"`perennial smoke {model} {version.version} --record`"
@@ -192,11 +192,20 @@ def smoke_version(
     name: str,
     *,
     record: bool,
-    prompt: str | None,
-    tokens: int | None,
-    chat: bool,
+    if_missing: bool = False,
+    prompt: str | None = None,
+    tokens: int | None = None,
+    chat: bool = False,
 ) -> tuple[bool, str]:
     """Run the smoke test of a version, or record it; whether it passed, and what came out, in words.
+
+    Args:
+        settings: Where things are.
+        model: The registered model.
+        name: Number or alias of the version.
+        record: Its answer now is the right one.
+        if_missing: Unless one is recorded already.
+        prompt: Instead of the recipe's release.smoke; so are `tokens` and `chat`.
 
     Raises:
         ConfigInvalid: Nothing was recorded, or there is nothing to record: neither the recipe nor the command
@@ -207,23 +216,38 @@ def smoke_version(
     if not record:
         if prompt is not None or tokens is not None or chat:
             raise ConfigInvalid("--prompt, --tokens and --chat are about a new record: add --record")
+        if if_missing:
+            raise ConfigInvalid("--if-missing is about a new record: add --record")
         outcome = _run(settings, store, version, "by hand")
         return outcome.passed, f"smoke test of version {version.version} of '{model}': {outcome.words}"
-    wanted = _wanted(store, version)
+    if if_missing and smoke.is_recorded(store, version):
+        return True, f"the smoke test of version {version.version} of '{model}' is recorded already"
+    asked = wanted(store, version)
     if prompt is not None:
         given = {"prompt": prompt, "chat": chat, **({"tokens": tokens} if tokens is not None else {})}
         try:
-            wanted = Smoke.model_validate(given)
+            asked = Smoke.model_validate(given)
         except ValidationError as error:
             raise ConfigInvalid(f"--prompt and --tokens: {error.errors()[0]['msg']}") from error
     elif tokens is not None or chat:
         raise ConfigInvalid("--tokens and --chat are about a prompt: add --prompt")
-    if wanted is None:
+    if asked is None:
         raise ConfigInvalid(
             f"the recipe of version {version.version} of '{model}' has no release.smoke; name a prompt: "
             "--prompt TEXT"
         )
-    return True, _record(settings, store, version, wanted)
+    return True, _record(settings, store, version, asked)
+
+
+def smokes(store: Store, version: VersionInfo) -> bool:
+    """Whether a version has a smoke test: one is recorded, or its recipe asks for one."""
+    return smoke.is_recorded(store, version) or wanted(store, version) is not None
+
+
+def wanted(store: Store, version: VersionInfo) -> Smoke | None:
+    """The smoke test that the recipe of a version asks for; None where its run is no longer there."""
+    said = _release(store, version).get("smoke")
+    return Smoke.model_validate(said) if said else None
 
 
 def export_version(settings: Settings, model: str, name: str, to: Format, out: Path, outtype: str) -> str:
@@ -303,12 +327,6 @@ def _run(
     with tempfile.TemporaryDirectory(prefix="perennial-smoke-") as scratch:
         whole = whole_model(store, version.digest, cache=_cache(settings), scratch=Path(scratch) / "whole")
         return smoke.run(store, version, whole, when)
-
-
-def _wanted(store: Store, version: VersionInfo) -> Smoke | None:
-    """The smoke test that the recipe of a version asks for; None where its run is no longer there."""
-    said = _release(store, version).get("smoke")
-    return Smoke.model_validate(said) if said else None
 
 
 def _release(store: Store, version: VersionInfo) -> dict[str, Any]:

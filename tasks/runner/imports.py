@@ -15,6 +15,7 @@ from tasks.recipe.plan import Pinned
 from tasks.recipe.trusted_code import LEFT_OUT, auto_map, code_digest, code_files, leave_out, trusted
 from tasks.recipe.uris import check_path, check_place
 from tasks.release import signature
+from tasks.release.whole import model_digest
 from tasks.runner.settings import Settings
 from tasks.tracking import registry
 
@@ -29,6 +30,8 @@ HEADER_BYTES = 100_000_000
 
 def import_model(uri: str, store: Store, settings: Settings) -> Pinned:
     """Bring a model into the store and pin it by digest.
+
+    A version that is an adapter stands for the whole model that its step made with it.
 
     Raises:
         ConfigInvalid: There is no such model, it is not a safetensors causal LM folder, it may not be read
@@ -46,8 +49,9 @@ def import_model(uri: str, store: Store, settings: Settings) -> Pinned:
                 f"it holds; refer to its weights by file:// or s3:// instead"
             )
         signature.verify(store, version)
-        manifest = load_manifest(store, version.digest)
-        return Pinned(digest=version.digest, kind=manifest.kind, meta=dict(manifest.meta))
+        digest = model_digest(version)
+        manifest = load_manifest(store, digest)
+        return Pinned(digest=digest, kind=manifest.kind, meta=dict(manifest.meta))
     with tempfile.TemporaryDirectory(prefix="perennial-import-") as scratch:
         folder = Path(scratch) / "model"
         folder.mkdir()

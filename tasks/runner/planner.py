@@ -23,7 +23,7 @@ from tasks.release import signature
 from tasks.release.card import says_the_same
 from tasks.release.keys import trusted_keys
 from tasks.release.prices import price_table
-from tasks.release.whole import whole_digest
+from tasks.release.whole import model_digest
 from tasks.runner import logbook, unchanged
 from tasks.runner.budget import check_priced
 from tasks.runner.code import code_of
@@ -250,13 +250,8 @@ def _champion_pin(name: str, champion: VersionInfo | None, store: Store) -> Pinn
         return None
     manifest = load_manifest(store, digest)
     if manifest.kind == "adapter" and not step:
-        whole = whole_digest(champion)
-        if whole is None:
-            raise ConfigInvalid(
-                f"version {champion.version} of '{champion.name}' is an adapter, and its tags name no whole "
-                "model made with it; refer to the output of a step: champion.<step>.model"
-            )
-        digest, manifest = whole, load_manifest(store, whole)
+        digest = model_digest(champion)
+        manifest = load_manifest(store, digest)
     return Pinned(digest=digest, kind=manifest.kind, meta=dict(manifest.meta))
 
 

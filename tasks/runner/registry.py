@@ -19,6 +19,7 @@ from tasks.release.aliases import reconcile
 from tasks.release.cards import read_card, rewrite
 from tasks.release.compare import lineage_differences, recorded
 from tasks.release.delete import delete
+from tasks.release.whole import model_digest
 from tasks.runner.settings import Settings
 from tasks.tracking import ledger, registry
 
@@ -151,13 +152,14 @@ def print_comparison(settings: Settings, model: str, first: str, second: str, *,
 
 
 def comparison(settings: Settings, model: str, first: str, second: str) -> dict[str, Any]:
-    """What `perennial compare --json` prints."""
+    """What `perennial compare --json` prints; an adapter is compared as the whole model made with it."""
     store = open_store(settings.store)
     a, b = (story.version_story(store, model, name) for name in (first, second))
+    whole = [model_digest(registry.version(model, each.version)) for each in (a, b)]
     cache = settings.home / "cache" / "artefacts"
     # The second's own report first: where the first was its champion, both stand there side by side.
     reports = [fetch(store, each.report, cache) for each in (b, a) if each.report]
-    entries, left_out = _figures(reports, a.digest, b.digest)
+    entries, left_out = _figures(reports, *whole)
     return {
         "model": model,
         "a": {"version": a.version, "semantic": a.semantic, "digest": a.digest},

@@ -101,6 +101,20 @@ def roll_back(settings: Settings, model: str, by: str, reason: str, run: str) ->
     return "\n".join(filter(None, (_told(model, decision), told)))
 
 
+def smoke_test(
+    settings: Settings, plan: str | None, model: str | None, version: str | None, **more: Any
+) -> tuple[bool, str]:
+    """Run the smoke test of a run's candidate, or of a version of a model; more is `smoke_version`'s.
+
+    Returns:
+        Whether it passed, and what came out, in words.
+    """
+    if plan is not None and model is not None:
+        raise ConfigInvalid("name the run's --plan, or a model and a version, not both")
+    _, name, number, _ = _target(settings, plan, model, version, "MODEL VERSION")
+    return handover.smoke_version(settings, name, number, **more)
+
+
 def _told(model: str, decision: decisions.Decision) -> str:
     """A decision in words: what an earlier call had left undone, what was decided, and what holds now."""
     line = decision.line
@@ -160,7 +174,10 @@ def own_key(settings: Settings) -> str:
 def summary_of(
     settings: Settings, plan: str | None, model: str | None, version: str | None
 ) -> dict[str, Any]:
-    """What the approval shows: `markdown`, and for machines model, version, run and `approvals`."""
+    """What the approval shows: `markdown`, and for machines model, version, run, `approvals` and `smoke`.
+
+    `smoke` is whether the version has a smoke test.
+    """
     asked: VersionInfo | None = None
     if plan is not None:
         frozen, store = read_plan(plan)
@@ -180,6 +197,7 @@ def summary_of(
             "semantic_version": champion["semantic"],
             "run": run,
             "approvals": 1,
+            "smoke": False,
             "markdown": store.read(key).decode(),
         }
     record = ReleaseRecord.model_validate_json(store.read(f"runs/{run}/release.json"))
@@ -193,6 +211,7 @@ def summary_of(
         "semantic_version": record.semantic_version,
         "run": run,
         "approvals": required(found.tags) if found else 1,
+        "smoke": found is not None and handover.smokes(store, found),
         "markdown": note + store.read(key).decode() + (f"\n{links}\n" if links else ""),
     }
 
@@ -220,9 +239,16 @@ def print_registry(settings: Settings, model: str) -> None:
 
 
 def _target(
-    settings: Settings, plan: str | None, model: str | None, version: str | None
+    settings: Settings,
+    plan: str | None,
+    model: str | None,
+    version: str | None,
+    called: str = "--model NAME and --version NUMBER-OR-ALIAS",
 ) -> tuple[Store, str, str, str]:
-    """The store, model, version and run that `--plan`, or `--model` and `--version`, name."""
+    """The store, model, version and run that `--plan`, or a model and a version, name.
+
+    `called` is how the command takes the two.
+    """
     if plan is not None:
         frozen, store = read_plan(plan)
         key = f"runs/{frozen.run}/release.json"
@@ -237,5 +263,5 @@ def _target(
             )
         return store, frozen.model, record.version, frozen.run
     if not model or not version:
-        raise ConfigInvalid("name the candidate: --plan URI, or --model NAME and --version NUMBER-OR-ALIAS")
+        raise ConfigInvalid(f"name the candidate: --plan URI, or {called}")
     return open_store(settings.store), model, version, ""

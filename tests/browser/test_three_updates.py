@@ -6,6 +6,7 @@ people decide in Chromium. The screenshots of docs/ are taken here where PERENNI
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -143,6 +144,9 @@ def test_three_updates_one_taken_back_and_one_rejected(
     history = perennial(desk, "history", "updates")
     for words in ("the news of 2026-03", "it answers with wrong dates", "the same wrong dates"):
         assert words in history
+    (audited,) = json.loads(perennial(desk, "audit", "updates", "--json"))  # it ended with 0
+    assert audited["findings"] == []
+    assert [each["version"] for each in audited["versions"] if each["sound"]] == ["1", "2", "3", "4"]
 
     page.wait_for_timeout(20_000)  # what the page keeps of the command's answer is older then
     page.set_viewport_size({"width": 1500, "height": 1700})

@@ -22,7 +22,7 @@ RECIPE = ROOT / "tests" / "recipes" / "tiny.yaml"
 
 @contextmanager
 def airflow_worker(folder: Path, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A process with Airflow, a database and two recipes, which runs DAGs on request."""
+    """A process with Airflow, a database and a few recipes, which runs DAGs on request."""
     recipes = folder / "recipes"
     recipes.mkdir()
     text = RECIPE.read_text()
@@ -33,6 +33,10 @@ def airflow_worker(folder: Path, **environment: str) -> Iterator[subprocess.Pope
         "approval: human", "approval: human\n  approvals: 2"
     )
     (recipes / "two.yaml").write_text(two)
+    for name, like in (("smoked", text), ("smoked-policy", policy)):
+        lines = like.replace("  approval:", '  smoke: {prompt: "The news:"}\n  approval:').splitlines()
+        lines = [f"recipe: {name}" if line.startswith("recipe: ") else line for line in lines]
+        (recipes / f"{name}.yaml").write_text("\n".join(lines))
     env = os.environ | {
         "AIRFLOW_HOME": str(folder),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",

@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--by", action="append", default=[])
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--refresh", action="append", default=[])
-    for name in ("freeze", "json", "apply"):
+    for name in ("freeze", "json", "apply", "record", "if-missing"):
         parser.add_argument(f"--{name}", action="store_true")
     given = parser.parse_args()
     store = Path(os.environ["PERENNIAL_STORE"].removeprefix("file://"))
@@ -61,9 +61,9 @@ def main() -> int:
     told = store / f"{given.command}.json"  # what a test wants the command to say
     if given.command == "summary":
         text = f"# Summary\n\n| set | value |\n|---|---|\n| news | {given.plan or given.model} |"
-        known = json.loads(told.read_text()) if told.exists() else {"approvals": 1, "run": "tiny-1"}
-        told_of = {"version": given.version} | known
-        print(json.dumps(told_of | {"markdown": text}) if given.json else text)
+        known = json.loads(told.read_text()) if told.exists() else {"run": "tiny-1"}
+        known = {"approvals": 1, "smoke": False, "version": given.version} | known
+        print(json.dumps(known | {"markdown": text}) if given.json else text)
     elif told.exists():
         print(told.read_text())
     else:

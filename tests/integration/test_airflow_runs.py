@@ -183,3 +183,34 @@ def test_two_approvals_marked_as_done_by_hand_promote_nothing(runs: Runs) -> Non
     run = runs.run({}, marked="approve.*", recipe="two")
     assert states(run)["promote"] == "skipped"
     assert runs.calls()[-1]["what"] == "reject"
+
+
+def test_a_version_is_smoke_tested_before_it_is_promoted(runs: Runs) -> None:
+    run = runs.run(recipe="smoked-policy")
+    assert run["state"] == "success"
+    calls = [(call["what"], call["record"], call["if_missing"]) for call in runs.calls()[-4:]]
+    assert [what for what, _, _ in calls] == ["register", "smoke", "smoke", "promote"]
+    assert calls[1:3] == [("smoke", True, True), ("smoke", False, False)]
+    assert {call["plan"] for call in runs.calls()[-4:]} == {runs.calls()[-1]["plan"]}
+
+
+def test_a_version_that_fails_its_smoke_test_is_not_promoted(runs: Runs) -> None:
+    run = runs.run({"smoke": [0, 3]}, recipe="smoked-policy")
+    assert run["state"] == "failed"
+    assert states(run)["smoke"] == "failed"
+    assert run["tasks"]["smoke"]["tries"] == 1  # a retry cannot mend it
+    assert states(run)["promote"] == "upstream_failed"
+    assert "promote" not in [call["what"] for call in runs.calls()]
+
+
+def test_what_was_not_approved_is_not_tested_and_the_rejection_is_recorded(runs: Runs) -> None:
+    run = runs.run(recipe="smoked")  # the approval is marked as done by hand, which is no yes
+    assert run["state"] == "success"
+    assert (states(run)["smoke_record"], states(run)["smoke"]) == ("success", "skipped")
+    assert [call["what"] for call in runs.calls()[-3:]] == ["register", "smoke", "reject"]
+
+
+def test_nothing_new_asks_for_no_smoke_test(runs: Runs) -> None:
+    run = runs.run({"register": [10]}, recipe="smoked-policy")
+    assert run["state"] == "success"
+    assert {states(run)[name] for name in ("smoke_record", "smoke", "promote")} == {"skipped"}

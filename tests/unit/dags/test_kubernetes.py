@@ -46,7 +46,12 @@ SIZES = ("cpu", "gpu", "large")
 
 def step(resources: str, **other: str) -> StepTask:
     stage = "evaluate" if resources == "cpu" else "pretrain"
-    given = {"name": "adapted", "recipe": "pydocs", "model": "pydocs", "owner": "Team Language"} | other
+    given: dict[str, Any] = {
+        "name": "adapted",
+        "recipe": "pydocs",
+        "model": "pydocs",
+        "owner": "Team Language",
+    } | other
     return StepTask(stage=stage, resources=resources, doc_md="doc", **given)
 
 

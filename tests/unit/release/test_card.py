@@ -1,16 +1,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tasks.artefacts import Store, commit
 from tasks.recipe.catalogue import Catalogue
 from tasks.recipe.models import Gate
 from tasks.release.card import card, says_the_same, stated_digest
 from tasks.release.gates import judge
 from tasks.release.records import PlanFacts, Report, StepRecord
+from tasks.tracking.sources import source_of
 
 
-def write(run: Any) -> str:
+def write(run: Any, source: str = "s3://b/artefacts/x/files") -> str:
     plan = PlanFacts.model_validate(run.plan)
     records = {name: StepRecord.model_validate(record) for name, record in run.records.items()}
     report = Report.model_validate_json(
@@ -24,7 +29,7 @@ def write(run: Any) -> str:
         gates,
         semantic="1.2.0",
         change="new weights",
-        source="s3://b/artefacts/x/files",
+        source=source,
         dates={"news": "2026-03-01"},
         catalogue=Catalogue.load(),
     )
@@ -113,3 +118,54 @@ def test_code_of_the_models_own_is_named(make_run: Callable[..., Any]) -> None:
     assert f"Code of its own: `{'c' * 64}`" in text
     assert "from_pretrained(path, trust_remote_code=True)" in text
     assert "read them first" in text
+
+
+def of_an_adapter(run: Any, digest: str, base: str) -> Any:
+    """The run with an adapter as its candidate."""
+    meta = {**run.records["merged"]["outputs"]["model"]["meta"], "base": base, "trainable": "lora"}
+    run.records["merged"]["outputs"]["adapter"] = {"digest": digest, "kind": "adapter", "meta": meta}
+    return run
+
+
+def test_an_adapter_is_loaded_beside_its_base(make_run: Callable[..., Any]) -> None:
+    digest, base = "d" * 64, "b" * 64
+    text = write(of_an_adapter(make_run(), digest, base), f"s3://b/artefacts/{digest}/files")
+    loading = text.partition("## How to load it")[2].partition("\n## ")[0]
+    for part in (
+        f"This version is an adapter (lora). It goes beside one base model, of the digest `{base}`",
+        "perennial export pydocs champion --to huggingface --out DIR",
+        'store = open_store("s3://b")',
+        f'base = fetch(store, "{base}", Path("cache"))',
+        "peft.PeftModel.from_pretrained(model, adapter)",
+        f"The adapter lies at `s3://b/artefacts/{digest}/files`, its base at `s3://b/artefacts/{base}/files`.",
+    ):
+        assert part in loading
+    assert "How to load it" in write(make_run())
+    assert "adapter" not in write(make_run()).partition("## How to load it")[2]
+
+
+@pytest.mark.slow
+def test_what_the_card_of_an_adapter_says_loads_it(
+    make_run: Callable[..., Any], store: Store, tiny_model_dir: Path, tmp_path: Path
+) -> None:
+    """The lines of its card, run as they stand, on the adapter that a training left."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from tests.unit.sft.test_adapter import train
+
+    context, _ = train(tiny_model_dir, tmp_path / "training")
+    base, adapter = (
+        commit(store, folder, kind=kind, parents=[], producer="test", meta={}).digest
+        for folder, kind in ((tiny_model_dir, "model"), (context.output("adapter"), "adapter"))
+    )
+    source = source_of(store, adapter)
+    text = write(of_an_adapter(make_run(), adapter, base), source)
+    loaded: dict[str, Any] = {}
+    exec(text.partition("```python\n")[2].partition("```")[0], loaded)
+    ids = loaded["tokenizer"]("the value of a key", return_tensors="pt").input_ids
+    whole = AutoModelForCausalLM.from_pretrained(context.output("model"))
+    with torch.no_grad():
+        torch.testing.assert_close(
+            loaded["model"].eval()(ids).logits, whole(ids).logits, rtol=1e-4, atol=1e-4
+        )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,23 @@ from typing import Any
 import pytest
 
 from tasks import cli
-from tasks.artefacts import commit
+from tasks.artefacts import commit, load_manifest
+from tasks.recipe.failures import ConfigInvalid
 from tasks.release.compare import ASIDE, recorded
 from tasks.release.verdict import MARKS
+from tasks.release.whole import model_digest
+from tasks.runner.imports import import_model
+from tasks.runner.settings import Settings
+from tasks.tracking import registry
 from tests.unit.evaluate import test_versions as versions
 
 
-@pytest.fixture
-def two(make_run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Two versions of other weights and another learning rate, each with a report that keeps items."""
+@pytest.fixture(params=["models", "adapters"])
+def two(request: Any, make_run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Two versions of other weights and another learning rate, each with a report that keeps items.
+
+    Where they are adapters, the reports are about the whole models that were made with them.
+    """
     for name, weights, models in (
         ("run-1", "a", {"model": versions.A}),
         ("run-2", "b", {"model": versions.B}),
@@ -30,6 +40,18 @@ def two(make_run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.Monkey
         made = commit(run.store, folder, kind="report", parents=[], producer="test", meta={})
         run.records["report"]["outputs"]["report"]["digest"] = made.digest
         run.plan["release"]["gates"] = []
+        if request.param == "adapters":
+            whole = run.records["merged"]["outputs"]["model"]
+            (tmp_path / f"adapter-{name}").mkdir()
+            (tmp_path / f"adapter-{name}" / "weights").write_text(name)
+            made = commit(
+                *(run.store, tmp_path / f"adapter-{name}"),
+                kind="adapter", parents=[], producer="test", meta={},
+            )  # fmt: skip
+            run.records["merged"]["outputs"] = {
+                "adapter": {"digest": made.digest, "kind": "adapter", "meta": whole["meta"]},
+                "model": whole,
+            }
         run.plan["steps"] = [
             {
                 "name": "tuned",
@@ -69,6 +91,7 @@ def test_figures_flips_and_lineage_side_by_side(two: Any, capsys: pytest.Capture
     assert set(differ) == {"model", "steps.tuned.options.lr"}
 
 
+@pytest.mark.parametrize("two", ["models"], indirect=True)
 def test_without_torch_what_one_report_holds_of_both_is_told(
     two: Any, make_run: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
@@ -95,3 +118,21 @@ def test_a_version_is_compared_with_itself(two: Any, capsys: pytest.CaptureFixtu
     assert cli.main(["compare", "pydocs", "candidate", "2"]) == 0
     assert "the same data, recipe and code" in capsys.readouterr().out
     assert cli.main(["compare", "pydocs", "1", "9"]) == 2
+
+
+@pytest.mark.parametrize("two", ["adapters"], indirect=True)
+def test_an_adapter_stands_for_the_whole_model_where_one_is_read(two: Any, tmp_path: Path) -> None:
+    """`perennial evaluate` names the version by models:/, as recipes do."""
+    version = registry.version("pydocs", "2")
+    assert load_manifest(two.store, version.digest).kind == "adapter"
+    places = Settings(tmp_path / "home", two.store.uri, os.environ["MLFLOW_TRACKING_URI"])
+    pinned = import_model("models:/pydocs/2", two.store, places)
+    assert (pinned.digest, pinned.kind) == (two.candidate, "model")
+
+
+@pytest.mark.parametrize("two", ["adapters"], indirect=True)
+def test_an_adapter_whose_whole_model_is_nowhere_is_refused(two: Any) -> None:
+    version = registry.version("pydocs", "2")
+    tags = {name: tag for name, tag in version.tags.items() if name != "perennial.step.merged.model"}
+    with pytest.raises(ConfigInvalid, match=r"`perennial export pydocs 2 --to huggingface --out DIR`"):
+        model_digest(dataclasses.replace(version, tags=tags))

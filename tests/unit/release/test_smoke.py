@@ -5,16 +5,18 @@ from __future__ import annotations
 import datetime
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tasks.artefacts import Store, commit
+from tasks.artefacts import Store, commit, open_store
 from tasks.recipe.failures import ConfigInvalid, DataInvalid
 from tasks.recipe.models import Smoke
 from tasks.release import promote as decisions
 from tasks.release import signature, smoke
 from tasks.release.cards import keep
+from tasks.release.register import ReleaseRecord
 from tasks.release.smoke import Answer, difference
 from tasks.runner import handover, release
 from tasks.runner.settings import Settings
@@ -73,6 +75,7 @@ def versions(store: Store, tmp_path: Path) -> list[VersionInfo]:
             "perennial.report": f"report-{number}",
             "perennial.card": keep(store, f"# pydocs {number}"),
             "perennial.plan": f"{store.uri}/runs/run-1/plan.json",
+            "perennial.run": "run-1",
         }
         version = registry.register("pydocs", source_of(store, digest), run, tags)
         signature.sign(store, version, "test")
@@ -270,3 +273,61 @@ def test_a_real_model_answers_alike_each_time_and_other_weights_do_not(
     assert difference(first, smoke.answer(tiny_model_like(seed=5), ASKED)) != ""
     chat = smoke.answer(tiny_model_dir, ASKED.model_copy(update={"chat": True}))
     assert chat.tokens != first.tokens
+
+
+@pytest.fixture
+def plan(store: Store, versions: list[VersionInfo]) -> str:
+    """The plan of the run that registered version 3."""
+    said = {"outcome": "registered", "run": "run-1", "model": "pydocs", "version": versions[2].version}
+    more = {"semantic_version": "", "version_reason": "", "candidate": versions[2].digest, "report": "r"}
+    record = ReleaseRecord.model_validate(
+        said | more | {"champion": None, "approval": "human", "summary": "a summary"}
+    )
+    store.write("runs/run-1/release.json", record.model_dump_json().encode())
+    store.write("runs/run-1/summary.md", b"a summary")
+    return f"{store.uri}/runs/run-1/plan.json"
+
+
+@pytest.mark.usefixtures("versions")
+def test_what_airflow_runs_in_a_steps_image(
+    settings: Settings, answers: dict[str, Answer], plan: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Registered and promoted without torch; recorded and tested by a task elsewhere, in between."""
+    frozen = SimpleNamespace(run="run-1", model="pydocs")
+    monkeypatch.setattr(release, "read_plan", lambda uri: (frozen, open_store(settings.store)))
+
+    def task(**more: Any) -> tuple[bool, str]:
+        return release.smoke_test(settings, plan, None, None, record="if_missing" in more, **more)
+
+    with monkeypatch.context() as orchestrator:
+        orchestrator.setattr(smoke, "can_run", lambda: False)
+        with pytest.raises(ConfigInvalid, match="none was recorded"):
+            decide(settings, "3")
+    passed, words = task(if_missing=True)
+    assert (passed, words.split(" recorded: ")[0]) == (True, "smoke test of version 3 of 'pydocs'")
+    answers["3"] = said(9, 9)  # a second call, after a library changed, leaves the record as it is
+    assert task(if_missing=True) == (True, "the smoke test of version 3 of 'pydocs' is recorded already")
+    assert task()[0] is False
+    answers["3"] = said(3, 7)
+    assert task()[0] is True
+    monkeypatch.setattr(smoke, "can_run", lambda: False)
+    decide(settings, "3")
+    assert champion() == "3"
+
+
+@pytest.mark.usefixtures("answers", "plan")
+def test_the_summary_says_whether_a_version_has_a_smoke_test(settings: Settings, store: Store) -> None:
+    assert release.summary_of(settings, None, "pydocs", "3")["smoke"] is True  # its recipe asks for one
+    store.write("runs/run-1/plan.json", b'{"release": {}}')
+    assert release.summary_of(settings, None, "pydocs", "3")["smoke"] is False
+    handover.smoke_version(settings, "pydocs", "3", record=True, prompt="by hand")
+    assert release.summary_of(settings, None, "pydocs", "3")["smoke"] is True
+
+
+def test_a_smoke_test_is_of_a_run_or_of_a_version(settings: Settings, plan: str) -> None:
+    with pytest.raises(ConfigInvalid, match="not both"):
+        release.smoke_test(settings, plan, "pydocs", "1", record=False)
+    with pytest.raises(ConfigInvalid, match="--plan URI, or MODEL VERSION"):
+        release.smoke_test(settings, None, "pydocs", None, record=False)
+    with pytest.raises(ConfigInvalid, match="add --record"):
+        release.smoke_test(settings, None, "pydocs", "1", record=False, if_missing=True)
