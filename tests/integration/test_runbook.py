@@ -98,6 +98,7 @@ def test_a_version_that_was_deleted_in_mlflow_is_registered_again(home: Home) ->
     call("delete", lambda client: client.delete_model_version("tiny", "1"))
     (found,) = audit(home, 1)
     assert (found["version"], found["part"]) == ("1", "ledger")
+    assert "ledger: tiny: it is on record" in watchdog(home, 1)
     said = type_what_it_says(home, found["remedy"])
     assert "(version 2) waits for a decision" in said
     assert audit(home, 0) == []

@@ -228,10 +228,11 @@ def test_a_version_that_was_deleted_in_mlflow_comes_back_with_its_database(
     desk: Desk, tmp_path: Path
 ) -> None:
     shutil.copyfile(tmp_path / "mlflow.db", tmp_path / "backup.db")
-    call("delete", lambda client: client.delete_model_version("pydocs", "1"))
-    assert ("1", "ledger") in desk.audit()
+    call("delete", lambda client: client.delete_model_version("pydocs", "2"))
+    assert ("2", "ledger") in desk.audit()
+    assert "ledger" in [check for check, _ in desk.watchdog()]  # though no champion is left to look at
     shutil.copyfile(tmp_path / "backup.db", tmp_path / "mlflow.db")
-    assert desk.audit() == []
+    assert (desk.watchdog(), desk.audit()) == ([], [])
 
 
 def test_a_version_that_mlflow_was_given_by_other_means_is_deleted_there(desk: Desk) -> None:

@@ -35,7 +35,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No MLflow, and Python's own handler of SIGTERM again afterwards."""
     monkeypatch.setattr(logbook, "log_step", lambda *_: "mlflow")
     monkeypatch.setattr(logbook, "log_failure", lambda *_: None)
-    monkeypatch.setattr("tasks.tracking.registry.models", lambda: [])
+    monkeypatch.setattr("tasks.tracking.registry.models", lambda *_: [])
     before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
