@@ -132,24 +132,26 @@ def test_an_entry_shows_the_alert_says_what_to_do_and_which_test_tried_it(title:
 
 
 def literals() -> set[str]:
-    """Every piece of text of twelve characters or more that the code can say."""
+    """Every piece of text of ten characters or more that the code can say."""
     found = set()
     for path in [*(ROOT / "tasks").rglob("*.py"), *(ROOT / "dags").rglob("*.py")]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found |= {piece.strip() for piece in re.split(r"\n|`|\{\w+\}", node.value)}
-    return {piece for piece in found if len(piece) >= 12}
+    return {piece for piece in found if len(piece) >= 10}
 
 
 def test_the_messages_are_those_of_the_code() -> None:
     """Those of Prometheus are compared with its rules, and raised, in tests/unit/k8s/test_alerts.py."""
     part = RUNBOOK.partition("\n## Prometheus")[0]
-    said = [
-        line for line in re.findall(r"^> `(.*)`", part, re.MULTILINE) if not line.startswith("first: bug")
-    ]
+    said = re.findall(r"^> `(.*)`", part, re.MULTILINE)
     assert len(said) > 50
     pieces = literals()
-    assert [line for line in said if not any(piece in line for piece in pieces)] == []
+    strange = [line for line in said if not any(piece in line for piece in pieces)]
+    assert strange == [  # Python's own words, and a headline of short pieces
+        "first: bug: ZeroDivisionError: division by zero",
+        "train__pydocs: task adapted failed",
+    ]
 
 
 PLACEHOLDERS = {"N": "1", "HOURS": "1"}
