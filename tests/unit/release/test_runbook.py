@@ -18,7 +18,7 @@ from mlflow.cli import cli as mlflow_cli
 
 from tasks import cli
 from tasks.artefacts import Store
-from tasks.recipe.failures import Failure, GatesFailed
+from tasks.recipe.failures import Failure, GatesFailed, PerennialError
 from tasks.release import signature
 from tasks.tracking import registry
 from tasks.tracking.server import call
@@ -202,6 +202,10 @@ def test_two_models_under_one_number_are_parted(desk: Desk, make_run: Callable[.
     desk.type("delete", "pydocs", "3", *WHO)
     assert desk.audit() == []
     assert registry.find_version("pydocs", "3") is None
+    made = run.register()  # as `perennial register` does with a whole plan
+    assert (made.version, made.semantic_version) == ("4", "1.2.0")
+    desk.type("promote", "--model", "pydocs", "--version", "4", *WHO)
+    assert (champion(), desk.audit()) == ("4", [])
 
 
 def test_an_mlflow_run_that_was_deleted_is_restored(desk: Desk) -> None:
@@ -210,6 +214,18 @@ def test_an_mlflow_run_that_was_deleted_is_restored(desk: Desk) -> None:
     assert desk.audit() == [("2", "run")]
     done = CliRunner().invoke(mlflow_cli, ["runs", "restore", "--run-id", run_id])
     assert done.exit_code == 0, done.output
+    assert desk.audit() == []
+
+
+def test_an_experiment_that_was_deleted_is_restored(desk: Desk, make_run: Callable[..., Any]) -> None:
+    run_id = registry.version("pydocs", "2").run_id
+    experiment = call("read", lambda client: client.get_run(run_id)).info.experiment_id
+    call("delete", lambda client: client.delete_experiment(experiment))
+    with pytest.raises(PerennialError, match="deleted"):
+        make_run("run-3", weights="c").register()
+    done = CliRunner().invoke(mlflow_cli, ["experiments", "restore", "--experiment-id", experiment])
+    assert done.exit_code == 0, done.output
+    assert make_run("run-3", weights="c").register().version == "3"
     assert desk.audit() == []
 
 
