@@ -612,7 +612,7 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("model", nargs="?", help="only this one")
     audit.add_argument("--repair", action="store_true", help="first move MLflow to what the ledger says")
     for sub in (models, show, compare, history, audit):
-        sub.add_argument("--json", action="store_true", help="for machines; docs/operating.md has the shapes")
+        sub.add_argument("--json", action="store_true", help="for machines; docs/commands.md has the shapes")
     add("registry", _registry, "the versions and aliases of a model").add_argument("model")
     export = add("export", _export, "write a version into a new folder, as another system reads it")
     smoke = add("smoke", _smoke, "load a version and compare its answer with the recorded one; exit 3 if not")

@@ -176,6 +176,8 @@ def _against_ledger(
             )
     there = {each.version for each in versions}
     gone = {line.to_version for line in lines if line.action == "delete"}
+    again = {line.run for line in first.values() if line.run and line.to_version in there}
+    gone |= {line.to_version for line in first.values() if line.run in again}  # its run is registered anew
     for line in lines:
         if line.to_version not in there | gone:
             told = f"it is on record (line {line.seq}), and was deleted in MLflow behind the ledger's back"

@@ -67,7 +67,7 @@ def walk(store: Store, version: VersionInfo, damage: Damage | None = None) -> It
         return
     look = damage or (lambda digest: problems(store, digest))
     records = _records(store, version)
-    yield _weights(store, version, look)
+    yield _weights(store, version, look, records)
     yield from _artefacts(store, version, look, records)
     yield from _plan(store, version)
     yield _card(store, version)
@@ -75,12 +75,12 @@ def walk(store: Store, version: VersionInfo, damage: Damage | None = None) -> It
     yield _signature(store, version)
 
 
-def _weights(store: Store, version: VersionInfo, look: Damage) -> Place:
+def _weights(store: Store, version: VersionInfo, look: Damage, records: dict[str, StepRecord]) -> Place:
     where = store.locate(f"artefacts/{version.digest}")
     try:
         source = parse_source(version.source)
     except PerennialError as error:
-        return Place("weights", "model", where, str(error), _again(version, "candidate"))
+        return Place("weights", "model", where, str(error), _again(version, records, "candidate"))
     if source.digest != version.digest:
         told = (
             f"its source {version.source} is another model than its tag perennial.candidate {version.digest}"
@@ -88,7 +88,8 @@ def _weights(store: Store, version: VersionInfo, look: Damage) -> Place:
         return Place(
             "weights", "model", where, told, "somebody changed one of the two: compare its signature"
         )
-    return _judged("weights", "model", where, look(version.digest), _again(version, "candidate"))
+    again = _again(version, records, "candidate")
+    return _judged("weights", "model", where, look(version.digest), again)
 
 
 def _artefacts(
@@ -105,7 +106,7 @@ def _artefacts(
             remedy = "plan its recipe again, which reads the source anew, or restore it from a backup"
             yield artefact("data", tag.removeprefix(DATA), tags[tag], remedy)
     if tags.get("perennial.report"):
-        yield artefact("report", "report", tags["perennial.report"], _again(version, "report"))
+        yield artefact("report", "report", tags["perennial.report"], _again(version, records, "report"))
     else:
         yield Place(
             "report", "report", "", "it has no report: no evidence", "delete it, and register its run again"
@@ -116,7 +117,7 @@ def _artefacts(
         yield Place("parents", "parents", "", told, "restore the run's folder from a backup of the store")
         return
     for digest in found:
-        made = next((step for step, record in records.items() if digest in _made(record)), "")
+        made = _maker(records, digest)
         remedy = "restore it from a backup of the store"
         if made:
             remedy = f"`perennial step --plan {tags.get('perennial.plan')} --step {made}` makes it again"
@@ -224,9 +225,15 @@ def _plan_key(version: VersionInfo) -> str:
     return f"runs/{key}" if key else ""
 
 
-def _again(version: VersionInfo, step: str) -> str:
+def _again(version: VersionInfo, records: dict[str, StepRecord], role: str) -> str:
     plan = version.tags.get("perennial.plan", "URI")
-    return f"the step that made it makes it again: `perennial step --plan {plan} --step <release.{step}>`"
+    step = _maker(records, version.tags.get(f"perennial.{role}", "")) or f"<release.{role}>"
+    return f"the step that made it makes it again: `perennial step --plan {plan} --step {step}`"
+
+
+def _maker(records: dict[str, StepRecord], digest: str) -> str:
+    """The step that made an artefact, "" where no record says so."""
+    return next((step for step, record in records.items() if digest in _made(record)), "")
 
 
 def _judged(part: Part, name: str, where: str, found: list[str], remedy: str) -> Place:

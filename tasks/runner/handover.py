@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from tasks.artefacts import ArtefactAltered, ObjectMissing, Store, open_store
 from tasks.artefacts.delta import pack, unpack
-from tasks.recipe.failures import ConfigInvalid, DataInvalid, PerennialError
+from tasks.recipe.failures import ConfigInvalid, DataInvalid, Infrastructure, PerennialError
 from tasks.recipe.models import Smoke
 from tasks.recipe.plan import Plan
 from tasks.release import signature, smoke, webhook
@@ -179,11 +179,15 @@ def deliver(settings: Settings) -> str:
 
     Raises:
         ConfigInvalid: No webhook is set up.
+        Infrastructure: The receiver did not take it; what is left is delivered by the next call.
     """
     to, wrong = webhook.receiver()
     if to is None:
         raise ConfigInvalid(wrong or f"no webhook is set up: set {webhook.URL} and {webhook.SECRET}")
-    return "\n".join(webhook.deliver(open_store(settings.store), registry.models())) or "nothing to deliver"
+    said = webhook.deliver(open_store(settings.store), registry.models())
+    if any(line.startswith("WARNING") for line in said):
+        raise Infrastructure("\n".join(said))
+    return "\n".join(said) or "nothing to deliver"
 
 
 def smoke_version(

@@ -19,6 +19,7 @@ from tasks.artefacts import Stat, Store, open_store, problems
 from tasks.recipe.failures import PerennialError
 from tasks.release import promote as decisions
 from tasks.release import signature
+from tasks.release.audit import models
 from tasks.runner.settings import Settings
 from tasks.tracking import ledger, registry
 
@@ -84,8 +85,10 @@ def as_json(findings: list[Finding]) -> str:
 
 
 def _champions(store: Store) -> Iterator[Finding]:
-    """Champions whose signature, bytes or ledger do not verify."""
-    for model in registry.models():
+    """Ledgers that do not verify or that MLflow contradicts, and champions that are not what was signed."""
+    for model in models(store):
+        for problem in decisions.audit(store, model):
+            yield Finding("ledger", model, problem, f"see perennial history {model}; restore the ledger")
         champion = registry.find_version(model, "champion")
         if champion is None or not champion.digest:
             continue
@@ -101,8 +104,6 @@ def _champions(store: Store) -> Iterator[Finding]:
                 f"its model in the store is damaged: {damage}",
                 f"restore it from a backup, or run its recipe again; meanwhile: perennial rollback {model}",
             )
-        for problem in decisions.audit(store, model):
-            yield Finding("ledger", model, problem, f"see perennial history {model}; restore the ledger")
 
 
 def _approvals(store: Store, limits: Limits, now: datetime) -> Iterator[Finding]:
@@ -111,7 +112,7 @@ def _approvals(store: Store, limits: Limits, now: datetime) -> Iterator[Finding]
         try:
             lines = ledger.history(store, model)
         except PerennialError:
-            continue  # told by the look at the ledger, or, without a champion, by the next command
+            continue  # told by the look at the ledger
         waiting = None
         for line in lines:
             if line.action == "register":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import logging
 from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +23,7 @@ from shared.notify import (
     deadline,
     late,
     message,
+    send,
 )
 
 from tasks.recipe.failures import ConfigInvalid, Failure
@@ -79,6 +81,8 @@ def test_a_wrong_setting_is_told_when_the_dags_load(
     monkeypatch.setenv(VARIABLE, text)
     with pytest.raises(ConfigInvalid, match=said):
         Notice("failure")
+    monkeypatch.setenv(VARIABLE, "smtp:ops@example.org on promotion")
+    Notice("failure")  # corrected, the DAGs load
 
 
 def test_every_class_of_failure_has_somebody_who_acts() -> None:
@@ -164,6 +168,20 @@ def test_a_channel_that_fails_stops_nothing_and_the_next_is_told(
         elif fault == "it answers 500":
             connection(monkeypatch, "broken", host=broken)
         Notice("promotion")(context())
+    assert len(posts) == 1
+
+
+def test_a_channel_is_told_again_once_its_connection_is_right(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(VARIABLE, "webhook:pager")
+    connection(monkeypatch, "pager", host="http://127.0.0.1:9/")
+    log = logging.getLogger("notices")
+    send(message("promotion", context()), log)
+    assert "could not tell webhook:pager that 'train__pydocs: a model was promoted'" in caplog.text
+    with web_server() as (url, posts):
+        connection(monkeypatch, "pager", host=url)
+        send(message("promotion", context()), log)
     assert len(posts) == 1
 
 

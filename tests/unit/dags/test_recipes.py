@@ -9,6 +9,9 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 from shared.recipes import read
 
+from tasks import cli
+from tasks.recipe.failures import Failure
+
 ROOT = Path(__file__).resolve().parents[3]
 
 
@@ -45,6 +48,13 @@ def test_airflow_shows_the_problems_as_an_import_error(folder: Path, monkeypatch
     (text,) = bag.import_errors.values()
     assert "wrong.yaml" in text
     assert "did you mean 'sft'?" in text
+    wrong = folder / "wrong.yaml"
+    assert cli.main(["check", str(wrong)]) == Failure.CONFIG_INVALID
+    wrong.write_text(wrong.read_text().replace("stage: sftt", "stage: sft"))  # the remedy
+    assert cli.main(["check", str(wrong)]) == 0
+    bag = DagBag(str(ROOT / "dags"))
+    assert {"train__pydocs", "train__wrong"} <= set(bag.dags)
+    assert bag.import_errors == {}
 
 
 def test_a_step_of_a_size_that_there_is_not_is_a_problem_of_its_recipe(

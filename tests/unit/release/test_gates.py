@@ -188,6 +188,14 @@ def test_undecided_stops_and_says_what_it_would_take() -> None:
     assert not stopped([soft])
 
 
+def test_the_number_of_items_that_an_undecided_gate_names_decides() -> None:
+    undecided = verdict(exam(better_by=0.0), sure(0.02, 0.02))
+    assert undecided.needed is not None
+    more = sure(0.02, 0.02 * (100 / undecided.needed) ** 0.5, items=undecided.needed)
+    assert verdict(exam(better_by=0.0), more).verdict == "passed"
+    assert verdict(exam(worse_by=0.05), sure(0.02, 0.02)).verdict == "passed"  # or a margin that is bearable
+
+
 def test_nothing_would_decide_what_lies_on_the_limit() -> None:
     assert "no sensible number" in verdict(exam(better_by=0.02), sure(0.02, 0.02)).text
 

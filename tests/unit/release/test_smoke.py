@@ -134,6 +134,9 @@ def test_a_failing_test_before_refuses(
     )
     assert not passed
     assert "was 1 and is 5" in words
+    record(settings, "1")  # the remedy, where the new answer is right
+    decide(settings, "1")
+    assert champion() == "1"
 
 
 @pytest.mark.usefixtures("versions", "answers")
@@ -141,6 +144,9 @@ def test_without_the_recorded_answer_that_the_recipe_asks_for_nothing_is_promote
     with pytest.raises(ConfigInvalid, match=r"asks for a smoke test and none was recorded; `perennial smoke"):
         decide(settings, "1")
     assert champion() is None
+    record(settings, "1")  # the remedy
+    decide(settings, "1")
+    assert champion() == "1"
 
 
 @pytest.mark.usefixtures("versions")
@@ -169,6 +175,30 @@ def test_a_failing_test_after_is_loud_and_takes_nothing_back(
     assert "perennial rollback pydocs" in str(raised.value)
     assert champion() == "1"
     assert told == ["pydocs"]  # who listens hears of the promotion all the same
+
+
+@pytest.mark.usefixtures("versions")
+def test_a_champion_that_failed_after_its_promotion_is_rolled_back(
+    settings: Settings, answers: dict[str, Answer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in "12":
+        record(settings, version)
+    decide(settings, "1")
+    promote = decisions.promote
+
+    def and_break(*arguments: Any, **named: Any) -> decisions.Decision:
+        made = promote(*arguments, **named)
+        answers["2"] = said(5, 7)
+        return made
+
+    with monkeypatch.context() as breaking:
+        breaking.setattr(decisions, "promote", and_break)
+        with pytest.raises(DataInvalid, match="FAILED AFTER THE PROMOTION"):
+            decide(settings, "2")
+    assert champion() == "2"
+    words = release.roll_back(settings, "pydocs", "ada", "its smoke test failed", "")
+    assert "smoke test: passed before and after" in words
+    assert champion() == "1"
 
 
 @pytest.mark.usefixtures("answers")

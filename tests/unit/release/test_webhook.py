@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 
+from tasks import cli
 from tasks.artefacts import Store
+from tasks.recipe.failures import Failure
 from tasks.release import webhook
 from tasks.release.promote import promote, reject, rollback
 from tasks.release.webhook import Receiver, begin, deliver, pending, receiver
@@ -215,6 +217,34 @@ def test_over_http_itself(
     assert (path, json.loads(data)["reason"]) == ("/hook", "gut für alle")
     given = webhook.signature(SECRET, headers["X-Perennial-Timestamp"], data)
     assert hmac.compare_digest(given, headers["X-Perennial-Signature"])
+
+
+def test_the_command_fails_until_the_receiver_is_back(
+    three: Store,
+    server: tuple[str, list[tuple[str, dict[str, str], bytes]]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    url, got = server
+    monkeypatch.setattr(webhook, "PAUSE_S", 0.0)
+    monkeypatch.setenv("PERENNIAL_STORE", three.uri)
+    begin(three, "pydocs")
+    promote(three, "pydocs", "1", "ada", "good")
+    monkeypatch.setenv("PERENNIAL_WEBHOOK_URL", f"{url}/broken")
+    assert cli.main(["deliver"]) == Failure.INFRASTRUCTURE
+    said = capsys.readouterr().err
+    assert (
+        "WARNING: webhook: promotion of version 1 of 'pydocs' was not delivered to http://127.0.0.1" in said
+    )
+    monkeypatch.setenv("PERENNIAL_WEBHOOK_URL", f"{url}/hook")
+    assert cli.main(["deliver"]) == 0
+    assert "delivered to http://127.0.0.1" in capsys.readouterr().out
+    assert cli.main(["deliver"]) == 0
+    assert "nothing to deliver" in capsys.readouterr().out
+    assert [path for path, _, _ in got] == ["/broken"] * 3 + ["/hook"]
+    monkeypatch.delenv("PERENNIAL_WEBHOOK_SECRET")
+    assert cli.main(["deliver"]) == Failure.CONFIG_INVALID
+    assert "nothing is sent unsigned; set it" in capsys.readouterr().err
 
 
 def test_nobody_listening_is_no_failure(three: Store, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,6 +154,13 @@ def test_a_loss_that_cannot_be_right_stops_before_the_weights(factor, what, make
         run(make_context(), tiny_model_dir, objective=_scaled(factor))
 
 
+def test_a_run_that_diverges_ends_well_with_a_lower_learning_rate(make_context, tiny_model_dir):
+    with pytest.raises(Diverged, match="Lower lr"):
+        run(make_context(), tiny_model_dir, lr=1e30, epochs=3.0)
+    _, weights = run(make_context(), tiny_model_dir, lr=1e-3, epochs=3.0)
+    assert torch.isfinite(weights).all()
+
+
 @pytest.mark.parametrize("zero_stage", [0, 2])
 def test_a_gradient_that_is_not_finite_stops_before_the_weights(zero_stage, make_context, tiny_model_dir):
     def loss(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
