@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
+import sqlite3
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,11 @@ def migrated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def tracking(migrated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    shutil.copyfile(migrated, tmp_path / "mlflow.db")
-    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    # One database is emptied for each test: MLflow looks at the schema of each new one for half a second.
+    used = migrated.with_name("mlflow.db")
+    with closing(sqlite3.connect(migrated)) as empty, closing(sqlite3.connect(used)) as database:
+        empty.backup(database)
+    uri = f"sqlite:///{used}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("PERENNIAL_HOME", str(tmp_path / "home"))
     return uri

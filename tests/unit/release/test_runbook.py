@@ -7,8 +7,11 @@ tests/integration/test_runbook.py.
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,8 @@ from tasks.recipe.failures import Failure, GatesFailed, PerennialError
 from tasks.release import signature
 from tasks.tracking import registry
 from tasks.tracking.server import call
+
+pytestmark = pytest.mark.slow
 
 WHO = ("--by", "ada", "--reason", "the runbook says so")
 
@@ -240,14 +245,21 @@ def test_a_runs_folder_is_restored(desk: Desk, key: str, part: str) -> None:
     assert desk.audit() == []
 
 
+def copied(source: Path, target: Path) -> None:
+    """As an operator's `.backup` and `.restore` do, with the database open."""
+    with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
+        old.backup(new)
+
+
 def test_a_version_that_was_deleted_in_mlflow_comes_back_with_its_database(
     desk: Desk, tmp_path: Path
 ) -> None:
-    shutil.copyfile(tmp_path / "mlflow.db", tmp_path / "backup.db")
+    database = Path(os.environ["MLFLOW_TRACKING_URI"].removeprefix("sqlite:///"))
+    copied(database, tmp_path / "backup.db")
     call("delete", lambda client: client.delete_model_version("pydocs", "2"))
     assert ("2", "ledger") in desk.audit()
     assert "ledger" in [check for check, _ in desk.watchdog()]  # though no champion is left to look at
-    shutil.copyfile(tmp_path / "backup.db", tmp_path / "mlflow.db")
+    copied(tmp_path / "backup.db", database)
     assert (desk.watchdog(), desk.audit()) == ([], [])
 
 
