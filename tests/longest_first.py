@@ -13,8 +13,12 @@ import pytest
 FOLDER = Path(__file__).parent
 LONGEST = (
     "faults/test_random_kills.py",
+    "browser/test_three_updates.py",
     "browser/test_real_run.py",
+    "integration/test_release_postgres.py",
     "integration/test_main_job.py",
+    "browser/test_model_page.py",
+    "integration/test_evidence_run.py",
     "browser/test_airflow_ui.py",
     "unit/training/test_invariance.py",
     "unit/training/test_fit.py",

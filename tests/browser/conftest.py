@@ -19,6 +19,7 @@ from tasks.local import services
 from tasks.local.airflow_api import AirflowApi
 from tasks.local.places import USER, Places, login
 from tasks.runner.settings import settings
+from tests import warm
 from tests.browser.ui import log_in
 from tests.integration.airflow_runs import migrated_database
 
@@ -120,8 +121,8 @@ def page(desk: Desk) -> Iterator[Page]:
 
 @pytest.fixture(scope="module")
 def real_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    """The services with nothing in the place of anything."""
-    with started(tmp_path_factory.mktemp("real"), None) as desk:
+    """The services with nothing in the place of anything; commands find their packages imported."""
+    with started(tmp_path_factory.mktemp("real"), f"{warm.python()} -m tasks.cli") as desk:
         yield desk
 
 

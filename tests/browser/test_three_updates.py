@@ -21,6 +21,7 @@ from tasks.artefacts import open_store
 from tasks.local.places import ROOT, USER, environment
 from tasks.sources import materialise
 from tasks.tracking import ledger
+from tests import warm
 from tests.browser.conftest import logged_in, started
 from tests.browser.ui import awaits, decide, ended, eventually, new_data, unpaused
 
@@ -53,14 +54,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def updates(tmp_path_factory: pytest.TempPathFactory, place: Path) -> Iterator[Desk]:
-    """The services with nothing in the place of anything, and a recipe that new files start."""
+    """The services with nothing in the place of anything, and a recipe that new files start.
+
+    Commands find their packages imported: there are a hundred of them.
+    """
     text = (ROOT / "tests" / "recipes" / "tiny.yaml").read_text()
     text = text.replace("recipe: tiny", "recipe: updates").replace("model: tiny", "model: updates", 1)
     text = text.replace(
         '{uri: "pydocs://language-reference", split:', f'{{uri: "file://{place}", kind: documents, split:'
     )
     text = text.replace("tags: [test]", "tags: [test]\nschedule: {on: [news/updates]}")
-    with started(tmp_path_factory.mktemp("updates"), None, {"updates.yaml": text}) as desk:
+    command = f"{warm.python()} -m tasks.cli"
+    with started(tmp_path_factory.mktemp("updates"), command, {"updates.yaml": text}) as desk:
         for dag in (DAG, "rollback", "promote"):
             unpaused(desk, dag)
         yield desk

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ import pytest
 import yaml
 
 from tasks.recipe.catalogue import Catalogue
+from tests import warm
 from tests.conftest import write_tiny_model
 from tests.unit.evaluate.test_lm_eval import TASK
 from tests.unit.evaluate.test_suite_ports import OPTIONS, ROWS
@@ -107,7 +107,7 @@ def perennial(home: Path, *arguments: str) -> str:
     environment = {k: v for k, v in os.environ.items() if k not in ("PERENNIAL_STORE", "MLFLOW_TRACKING_URI")}
     environment |= {"PERENNIAL_HOME": str(home), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "tasks.cli", *arguments],
+        [warm.python(), "-m", "tasks.cli", *arguments],
         cwd=ROOT, env=environment, capture_output=True, text=True, check=False,
     )  # fmt: skip
     output = done.stdout + done.stderr

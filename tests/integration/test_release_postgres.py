@@ -28,6 +28,7 @@ from tasks.local.places import AIRFLOW_DATABASE, MLFLOW_DATABASE, ROOT, Places, 
 from tasks.release.promote import promote
 from tasks.runner.settings import settings
 from tasks.tracking import ledger, registry
+from tests import warm
 from tests.postgres import postgres
 from tests.unit.release import conftest as releases
 
@@ -105,7 +106,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
         patch.setenv("PERENNIAL_STORE", f"file://{folder}/store")
         patch.setenv("PERENNIAL_RECIPES", str(folder / "recipes"))
         patch.setenv("PERENNIAL_USERS", ",".join(f"{person}:admin" for person in PEOPLE))
-        patch.delenv("PERENNIAL_COMMAND", raising=False)
+        patch.setenv("PERENNIAL_COMMAND", f"{warm.python()} -m tasks.cli")
         places, _ = services.start(settings())
         try:
             passwords = json.loads((places.airflow_home / "passwords.json").read_text())

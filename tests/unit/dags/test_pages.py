@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import xml.etree.ElementTree as ElementTree
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
+from perennial_pages import plots, render, tickets
+from perennial_pages.facts import Kept
+
+from tests.page_facts import FACTS, GATE, version
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.append(str(ROOT / "dags" / "plugins"))
-
-from perennial_pages import plots, render, tickets  # noqa: E402
-from perennial_pages.facts import Kept  # noqa: E402
-
-from tests.page_facts import FACTS, GATE, version  # noqa: E402
 
 TICKETS = {"promote": "1.a", "rollback": "1.b"}
 
