@@ -133,7 +133,7 @@ def environment(places: Places) -> dict[str, str]:
         "SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_HOST": HOST,
         "SCHEDULER__SCHEDULER_HEALTH_CHECK_SERVER_PORT": str(places.health_port),
         "DAG_PROCESSOR__PARSING_PROCESSES": "1",
-        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",
+        "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
         "DAG_PROCESSOR__REFRESH_INTERVAL": "30",
     }
     # A database's address has its password: the steps, which get this environment, need neither.
