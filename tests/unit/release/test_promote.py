@@ -7,39 +7,15 @@ from typing import Any
 
 import pytest
 
-from tasks.artefacts import Store, commit
+from tasks.artefacts import Store
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, Infrastructure
 from tasks.release import signature
 from tasks.release.aliases import reconcile
 from tasks.release.audit import ledger_problems
-from tasks.release.cards import keep
 from tasks.release.checks import PROMOTION
 from tasks.release.promote import approvals, promote, reject, rollback
 from tasks.tracking import ledger, registry
-from tasks.tracking.runs import RunFacts, open_parent
 from tasks.tracking.server import call
-from tasks.tracking.sources import source_of
-
-
-@pytest.fixture
-def three(store: Store, tmp_path: Path) -> Store:
-    """A store with three models, each registered as a version of `pydocs`."""
-    run = open_parent(RunFacts("pydocs", "run-1", "pydocs", "file:///plan.json"))
-    for number in "123":
-        folder = tmp_path / f"model-{number}"
-        folder.mkdir()
-        (folder / "weights").write_text(number)
-        digest = commit(store, folder, kind="model", parents=[], producer="test", meta={}).digest
-        tags = {
-            "perennial.candidate": digest,
-            "perennial.report": f"report-{number}",
-            "perennial.card": keep(store, f"# pydocs {number}"),
-        }
-        signature.sign(store, registry.register("pydocs", source_of(store, digest), run, tags), "test")
-        draft = ledger.Draft(action="register", actor="test", to_version=number, to_digest=digest)
-        ledger.append(store, "pydocs", lambda lines, draft=draft: draft)  # type: ignore[misc]
-    reconcile(store, "pydocs")
-    return store
 
 
 def actions(store: Any) -> list[str]:
