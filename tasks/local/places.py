@@ -8,11 +8,14 @@ keep a SQLite file there, unless PERENNIAL_AIRFLOW_DATABASE or PERENNIAL_MLFLOW_
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import secrets
 import socket
 import sys
+import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,15 +86,24 @@ class Places:
         return self.home / "logs"
 
 
-def choose(settings: Settings, *, airflow_port: int = AIRFLOW_PORT, mlflow_port: int = MLFLOW_PORT) -> Places:
-    """Places for services that are about to start: the wanted ports where they are free, others where not."""
-    taken: set[int] = set()
+def choose(
+    settings: Settings, held: ExitStack, *, airflow_port: int = AIRFLOW_PORT, mlflow_port: int = MLFLOW_PORT
+) -> Places:
+    """Places for services that are about to start: the wanted ports where they are free, others where not.
+
+    Args:
+        settings: Where the local state and the store are.
+        held: Until it closes, nobody else who starts services on this machine is given the same ports: a
+            server listens only seconds after it was told where.
+        airflow_port: The wanted port of Airflow's web server.
+        mlflow_port: The wanted port of MLflow.
+    """
     return Places(
         home=settings.home,
         store=settings.store,
-        airflow_port=_free_port(airflow_port, taken),
-        mlflow_port=_free_port(mlflow_port, taken),
-        health_port=_free_port(0, taken),
+        airflow_port=_free_port(airflow_port, held),
+        mlflow_port=_free_port(mlflow_port, held),
+        health_port=_free_port(0, held),
     )
 
 
@@ -188,8 +200,8 @@ def write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
-def _free_port(wanted: int, taken: set[int]) -> int:
-    """`wanted` where nobody listens on it, else one the system gives; never one of `taken`."""
+def _free_port(wanted: int, held: ExitStack) -> int:
+    """`wanted` where nobody listens on it or is about to, else one the system gives."""
     for port in (wanted, *[0] * 20):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -198,7 +210,20 @@ def _free_port(wanted: int, taken: set[int]) -> int:
             except OSError:
                 continue
             chosen = int(probe.getsockname()[1])
-            if chosen not in taken:
-                taken.add(chosen)
+            if _reserve(chosen, held):
                 return chosen
     raise OSError(f"no free port on {HOST}")
+
+
+def _reserve(port: int, held: ExitStack) -> bool:
+    """Keep a port from others who start services as this user; False where one of them has it."""
+    folder = Path(tempfile.gettempdir()) / f"perennial-ports-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    lock = (folder / str(port)).open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return False
+    held.enter_context(lock)
+    return True

@@ -90,28 +90,34 @@ def start(settings: Settings, say: Callable[[str], None] = print) -> tuple[Place
     if running is not None:
         return running, False
     stop(settings.home)
-    places = choose(settings)
-    places.logs.mkdir(parents=True, exist_ok=True)
-    (places.home / "run").mkdir(exist_ok=True)
-    env = environment(places)
     began = time.monotonic()
-    processes: dict[str, subprocess.Popen[bytes]] = {}
-    try:
-        services = {service.name: service for service in table(places)}
-        # Its database goes to it alone, and not on its command line: it may hold a password.
-        database = {"MLFLOW_BACKEND_STORE_URI": places.mlflow_database}
-        _launch(services["mlflow"], places, env | database, processes)
-        _prepare_airflow(places, env, say)
-        for service in services.values():
-            if service.name not in processes:
-                _launch(service, places, env, processes)
-        _wait(list(services.values()), processes, places, say)
-        _make_pool(places)
-    except BaseException:
-        stop(places.home)
-        raise
+    with contextlib.ExitStack() as held:
+        places = choose(settings, held)
+        places.logs.mkdir(parents=True, exist_ok=True)
+        (places.home / "run").mkdir(exist_ok=True)
+        env = environment(places)
+        try:
+            _start_all(places, env, say)
+        except BaseException:
+            stop(places.home)
+            raise
     say(f"services ready after {time.monotonic() - began:.0f} s")
     return places, True
+
+
+def _start_all(places: Places, env: dict[str, str], say: Callable[[str], None]) -> None:
+    """Start every service and wait until each answers."""
+    processes: dict[str, subprocess.Popen[bytes]] = {}
+    services = {service.name: service for service in table(places)}
+    # Its database goes to it alone, and not on its command line: it may hold a password.
+    database = {"MLFLOW_BACKEND_STORE_URI": places.mlflow_database}
+    _launch(services["mlflow"], places, env | database, processes)
+    _prepare_airflow(places, env, say)
+    for service in services.values():
+        if service.name not in processes:
+            _launch(service, places, env, processes)
+    _wait(list(services.values()), processes, places, say)
+    _make_pool(places)
 
 
 def find(place: Path) -> Places | None:

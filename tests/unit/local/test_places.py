@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import socket
 import stat
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tasks.local import places
 from tasks.local.places import HOST, Places, choose, environment, login, secret_values
 from tasks.runner.settings import Settings
 
@@ -37,9 +39,20 @@ def test_a_taken_port_is_left_alone(tmp_path: Path) -> None:
         other.bind((HOST, 0))
         other.listen()
         taken = other.getsockname()[1]
-        found = choose(settings, airflow_port=taken)
+        with ExitStack() as held:
+            found = choose(settings, held, airflow_port=taken)
     assert found.airflow_port != taken
     assert len({found.airflow_port, found.mlflow_port, found.health_port}) == 3
+
+
+def test_a_port_that_another_start_was_given_is_not_given_again(tmp_path: Path) -> None:
+    settings = Settings(tmp_path, f"file://{tmp_path}/store", "")
+    with ExitStack() as first, ExitStack() as second:
+        one = choose(settings, first, airflow_port=0, mlflow_port=0)
+        other = choose(settings, second, airflow_port=one.airflow_port, mlflow_port=one.mlflow_port)
+        assert not {one.airflow_port, one.mlflow_port} & {other.airflow_port, other.mlflow_port}
+    with ExitStack() as third:
+        assert places._reserve(one.airflow_port, third), "it is kept after both have started"
 
 
 def test_everything_listens_on_this_machine_alone(tmp_path: Path) -> None:
