@@ -212,6 +212,9 @@ def test_a_deadline_is_a_number_of_hours(monkeypatch: pytest.MonkeyPatch) -> Non
         deadline()
 
 
-def test_who_is_not_to_be_told_is_not_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_is_told_where_no_channel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(VARIABLE, raising=False)
-    Notice("failure")(context(exception=None))  # no connection is asked for
+    with mail_server() as (port, mails):
+        connection(monkeypatch, "smtp_default", conn_type="smtp", host="127.0.0.1", port=port)
+        Notice("failure")(context(exception=None))
+    assert mails == []
