@@ -203,8 +203,8 @@ class KubernetesApi:
         self._faults.append(Fault(times, "GET", path, cut_after=after))
 
     def go_on(self, name: str) -> None:
-        """Let the object of this name live on from its `Wait()`; it must come to one within five seconds."""
-        until = time.monotonic() + 5
+        """Let the object of this name live on from its `Wait()`; it must come to one within a minute."""
+        until = time.monotonic() + 60
         with self.lock:
             while time.monotonic() < until:
                 for each in self._living:

@@ -149,7 +149,7 @@ def created(api: KubernetesApi) -> int:
 
 
 def until(true: Callable[[], bool]) -> None:
-    ends = time.monotonic() + 5
+    ends = time.monotonic() + 60
     while not true():
         assert time.monotonic() < ends, "waited in vain"
         time.sleep(0.01)

@@ -67,7 +67,7 @@ def failure(task: ContainerOperator) -> StepFailed:
 
 
 def eventually(true: Callable[[], Any]) -> None:
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while not true():
         assert time.monotonic() < until
         time.sleep(0.01)
@@ -185,7 +185,7 @@ def test_cancelling_asks_for_a_checkpoint_and_an_end(
     running.start()
     eventually(lambda: "working" in said)
     task.on_kill()
-    running.join(10)
+    running.join(60)
     assert not running.is_alive()
     assert daemon.stops == [7]
     assert daemon.containers == {}

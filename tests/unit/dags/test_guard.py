@@ -54,7 +54,7 @@ def finish(guard: subprocess.Popen[bytes]) -> bytes:
 
 
 def eventually(true: Callable[[], bool]) -> bool:
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while time.monotonic() < until:
         if true():
             return True

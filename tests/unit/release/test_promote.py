@@ -171,7 +171,7 @@ def test_two_deciders_at_once_leave_one_order(three: Any) -> None:
     together = Barrier(2)
 
     def meet(*_: object) -> None:
-        together.wait(20)
+        together.wait(120)
 
     checks = (*PROMOTION, meet)
     with ThreadPoolExecutor(2) as pool:

@@ -164,7 +164,7 @@ def test_a_method_that_asks_nobody_is_interrupted(
 
     def deaf(context: StepContext, options: Work) -> Result:
         CLOCK.now += 0.3
-        assert told.wait(10)
+        assert told.wait(60)
         raise Preempted("stopped by SIGTERM")
 
     method = Method("work", Work, METHOD.inputs, METHOD.outputs, deaf)
