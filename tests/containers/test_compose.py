@@ -22,7 +22,6 @@ from tests.containers import product as product_of
 from tests.containers import stack, tools
 from tests.containers.product import Product
 
-TINY = tools.ROOT / "tests" / "recipes" / "tiny.yaml"
 RECIPE = os.environ.get("PERENNIAL_TEST_COMPOSE_RECIPE", "tiny")
 SERVICES = product_of.services()
 RUNNING = sorted(name for name, service in SERVICES.items() if "healthcheck" in service)
@@ -50,7 +49,10 @@ def product(folder: Path, orchestrator_image: str, cpu_image: str, trainer_image
     place = folder / "product"
     recipes = place / "recipes"
     recipes.mkdir(parents=True)
-    shutil.copy(TINY if RECIPE == "tiny" else tools.ROOT / "recipes" / f"{RECIPE}.yaml", recipes)
+    if RECIPE == "tiny":
+        stack.write_tiny(recipes)
+    else:
+        shutil.copy(tools.ROOT / "recipes" / f"{RECIPE}.yaml", recipes)
     images = {"orchestrator": orchestrator_image, "cpu": cpu_image, "trainer": trainer_image}
     with product_of.project(place, recipes, images) as found:
         found.up()
