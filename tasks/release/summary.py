@@ -19,7 +19,7 @@ def summary(
     records: Iterable[StepRecord],
     notes: Sequence[str],
 ) -> str:
-    """The markdown of the approval form: verdict, table of sets, gates, what changed.
+    """The markdown of the approval form: the gates, what got worse, every difference, what changed and why.
 
     Args:
         headline: One line, e.g. "pydocs 1.1.0 (version 3) waits for a decision".
@@ -29,13 +29,19 @@ def summary(
         notes: Further facts, one line each.
     """
     lines = [f"# {headline}", "", *(f"- {note}" for note in notes), ""]
-    lines += set_table(report)
-    lines += ["", "95 % intervals in brackets (paired bootstrap).", "", "## Gates", ""]
-    lines += gate_table(gates) if gates else ["The recipe has no gates."]
-    lines += ["", "## Regressions", "", *regressions(report)]
-    lines += ["", "## What changed and why", ""]
+    lines += [f"## {counts(gates)}", "", *(gate_table(gates) if gates else []), ""]
+    lines += ["## Regressions", "", *regressions(report), "", "## Differences", "", *set_table(report), ""]
+    lines += ["95 % intervals in brackets (paired bootstrap).", "", "## What changed and why", ""]
     lines += [f"- **{step}**: {reason}" for step, reason in changes(records)]
     return "\n".join(lines) + "\n"
+
+
+def counts(gates: Sequence[GateResult]) -> str:
+    """How many gates there are of each verdict, in a line."""
+    if not gates:
+        return "The recipe has no gates"
+    counted = [(verdict, sum(gate.verdict == verdict for gate in gates)) for verdict in SIGNS]
+    return f"Gates: {', '.join(f'{count} {verdict}' for verdict, count in counted if count)}"
 
 
 def set_table(report: Report) -> list[str]:

@@ -18,7 +18,7 @@ from tasks.release.gates import MOST_NEEDED, GateResult, known_figure, rule_word
 from tasks.release.mixture import mixture
 from tasks.release.records import PlanFacts, StepRecord, ancestors
 from tasks.release.spending import total
-from tasks.release.summary import SIGNS, changes
+from tasks.release.summary import SIGNS, changes, counts
 
 SCHEMA = 1
 MARKS = ("<!-- verdict -->", "<!-- gates -->", "<!-- changes -->", "<!-- mixture -->", "<!-- run -->")
@@ -83,12 +83,10 @@ def with_verdict(
 def _verdict(outcome: str, headline: str, gates: Sequence[GateResult]) -> str:
     """In a line, and the gates that stop it."""
     kind, words = OUTCOMES[outcome]
-    counted = [(word, sum(gate.verdict == word for gate in gates)) for word in SIGNS]
-    counts = ", ".join(f"{count} {word}" for word, count in counted if count)
     why = "".join(f"<li>{_short(gate)}</li>" for gate in stopped(gates))
     return (
         f'<div class="banner {kind}"><p class="big">{words}</p><p>{html.escape(headline)}. '
-        f"{f'Gates: {counts}.' if gates else 'The recipe has no gates.'}</p>"
+        f"{counts(gates)}.</p>"
         f"{f'<ul>{why}</ul>' if why else ''}</div>"
     )
 

@@ -35,8 +35,18 @@ def test_the_table_has_every_figure(make_report: Callable[..., dict[str, Any]]) 
     assert "-0.4 [-0.5, -0.3], -20.0%" in row
     assert row.endswith("| - |")
     assert text.startswith("# pydocs 1.0.0 waits\n\n- recipe pydocs\n")
-    assert "The recipe has no gates." in text
+    assert "The recipe has no gates" in text
     assert "- **b**: new data" in text
+
+
+def test_the_verdicts_come_first(make_report: Callable[..., dict[str, Any]]) -> None:
+    report = Report.model_validate(make_report(relative=-0.2, champion=None))
+    text = summary("pydocs 1.0.0 waits", report, [gate("fine", "passed"), gate("bad", "failed")], [], [])
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    assert headings == [
+        "# pydocs 1.0.0 waits",
+        *("## Gates: 1 passed, 1 failed", "## Regressions", "## Differences", "## What changed and why"),
+    ]
 
 
 def gate(name: str, verdict: str, **more: Any) -> GateResult:
