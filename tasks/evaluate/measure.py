@@ -71,6 +71,7 @@ class Figure:
         doc: One line for the report and the catalogue.
         of: How it follows from the columns.
         applies: Whether the options ask for it (the accuracy at four shots only where four are among them).
+        asked: How many items it follows from; where None, those with a number (`Ratio`), or all.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Figure:
     doc: str
     of: Estimate
     applies: Callable[[Any], bool] = lambda options: True
+    asked: Callable[[Columns], int] | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,15 @@ class Share:
     def outcomes(self, columns: Columns, other: Columns) -> Array | None:
         """As `Ratio.outcomes`."""
         return _outcomes(self.true_of(columns, other))
+
+
+def asked(figure: Figure, columns: Columns) -> int:
+    """How many items a figure follows from: requests that should be refused, of all requests."""
+    if figure.asked is not None:
+        return figure.asked(columns)
+    if isinstance(figure.of, Ratio):
+        return int(numpy.isfinite(columns[figure.of.top]).sum())
+    return len(next(iter(columns.values())))
 
 
 def ratio(top: str, bottom: str | None = None, factor: float = 1.0) -> Ratio:

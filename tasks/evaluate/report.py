@@ -15,7 +15,7 @@ from typing import Any
 import numpy
 
 from tasks.evaluate.manifest import Task
-from tasks.evaluate.measure import Array, Columns, Comparison, Figure, Ratio, Share
+from tasks.evaluate.measure import Array, Columns, Comparison, Figure, Ratio, Share, asked
 from tasks.evaluate.measures import GAP
 from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.statistics import tests
@@ -66,13 +66,14 @@ def entries(measured: Measured, options: SuiteOptions, seed: int) -> list[dict[s
     pool = _Pool()
     for figure in figures:
         for role, held in columns.items():
-            pool.jobs[figure.name, role] = Job(_of(figure, held))
+            pool.jobs[figure.name, role] = Job(_of(figure, held), asked=asked(figure, held))
             for group, rows in groups.items():
-                pool.jobs[figure.name, role, group] = Job(_of(figure, held, rows), rows)
+                part = {name: values[rows] for name, values in held.items()}
+                pool.jobs[figure.name, role, group] = Job(_of(figure, part), rows, asked(figure, part))
     for comparison in measure.comparisons:
         for role in ROLES[1:]:
             if role in columns:
-                pool.jobs[comparison.name, role] = Job(_against(comparison, columns["model"], columns[role]))
+                pool.jobs[comparison.name, role] = _comparing(comparison, columns["model"], columns[role])
     pool.draw(len(measured.task.rows), measured.name, seed, options.resamples)
     found = []
     for figure in figures:
@@ -91,22 +92,25 @@ def groups_of(names: Sequence[str]) -> dict[str, Array]:
     }
 
 
-def _of(figure: Figure, columns: Columns, rows: Array | None = None) -> Callable[[Array], Array]:
-    held = columns if rows is None else {name: values[rows] for name, values in columns.items()}
-    return lambda weights_RN: figure.of(held, weights_RN)
+def _of(figure: Figure, columns: Columns) -> Callable[[Array], Array]:
+    return lambda weights_RN: figure.of(columns, weights_RN)
 
 
-def _against(comparison: Comparison, columns: Columns, other: Columns) -> Callable[[Array], Array]:
-    return lambda weights_RN: comparison.of(columns, other, weights_RN)
+def _comparing(comparison: Comparison, columns: Columns, other: Columns) -> Job:
+    items = None
+    if isinstance(comparison.of, Share):
+        items = int(numpy.isfinite(comparison.of.true_of(columns, other)).sum())
+    return Job(lambda weights_RN: comparison.of(columns, other, weights_RN), asked=items)
 
 
 def _figure_entry(
     measured: Measured, figure: Figure, groups: Mapping[str, Array], pool: _Pool, options: SuiteOptions
 ) -> dict[str, Any]:
     outcomes = {role: outcomes_of(figure, columns) for role, columns in measured.columns.items()}
-    entry = _entry(measured, figure.name, figure.unit, figure.better, figure.doc)
+    share, items = figure.unit == "", pool.drawn[figure.name, "model"].items
+    entry = _entry(measured, figure.name, figure.unit, figure.better, figure.doc, items)
     entry["values"] = {
-        role: value_entry(pool.drawn[figure.name, role], outcomes[role], options)
+        role: value_entry(pool.drawn[figure.name, role], outcomes[role], options, share=share)
         if role in outcomes
         else None
         for role in ROLES
@@ -118,6 +122,7 @@ def _figure_entry(
             (outcomes["model"], outcomes[role]),
             same=measured.columns["model"] is measured.columns[role],
             options=options,
+            share=share,
         )
         if role in outcomes
         else None
@@ -126,15 +131,15 @@ def _figure_entry(
     if groups:
         entry["groups"] = {
             group: {
-                "items": len(rows),
+                "items": pool.drawn[figure.name, "model", group].items,
                 "values": {
-                    role: value_entry(pool.drawn[figure.name, role, group], None, options)
+                    role: value_entry(pool.drawn[figure.name, role, group], None, options, share=share)
                     if role in outcomes
                     else None
                     for role in ROLES
                 },
             }
-            for group, rows in groups.items()
+            for group in groups
         }
     return entry
 
@@ -147,9 +152,10 @@ def _gap_entry(
         role: _gap([pool.drawn[figure.name, role, group] for group in groups]) for role in measured.columns
     }
     words = f"largest difference between groups: {figure.doc}"
-    entry = _entry(measured, f"{figure.name}{GAP}", figure.unit, "lower", words)
+    share = figure.unit == ""
+    entry = _entry(measured, f"{figure.name}{GAP}", figure.unit, "lower", words, gaps["model"].items)
     entry["values"] = {
-        role: value_entry(gaps[role], None, options) if role in gaps else None for role in ROLES
+        role: value_entry(gaps[role], None, options, share=share) if role in gaps else None for role in ROLES
     }
     entry["against"] = {
         role: difference_entry(
@@ -158,6 +164,7 @@ def _gap_entry(
             (None, None),
             same=measured.columns["model"] is measured.columns[role],
             options=options,
+            share=share,
         )
         if role in gaps
         else None
@@ -167,27 +174,31 @@ def _gap_entry(
 
 
 def _gap(drawn: Sequence[Drawn]) -> Drawn:
+    """It is known no better than the figure of the smallest group."""
     values = numpy.array([each.value for each in drawn])
     draws_GR = numpy.stack([each.draws_R for each in drawn])
-    items = sum(each.items for each in drawn)
+    items = min(each.items for each in drawn)
     return Drawn(float(numpy.ptp(values)), numpy.ptp(draws_GR, axis=0), items)
 
 
 def _comparison_entry(
     measured: Measured, comparison: Comparison, pool: _Pool, options: SuiteOptions
 ) -> dict[str, Any]:
-    entry = _entry(measured, comparison.name, comparison.unit, comparison.better, comparison.doc)
+    drawn_of = {role: pool.drawn.get((comparison.name, role)) for role in ROLES[1:]}
+    items = max((each.items for each in drawn_of.values() if each is not None), default=0)
+    entry = _entry(measured, comparison.name, comparison.unit, comparison.better, comparison.doc, items)
     entry["values"] = dict.fromkeys(ROLES)
     against: dict[str, Any] = {}
     for role in ROLES[1:]:
-        drawn = pool.drawn.get((comparison.name, role))
+        drawn = drawn_of[role]
         if drawn is None or not math.isfinite(drawn.value):
             against[role] = None
             continue
         candidate, other = measured.columns["model"], measured.columns[role]
         outcomes = comparison.of.outcomes(candidate, other) if isinstance(comparison.of, Share) else None
         same = candidate is other
-        value = value_entry(drawn, None if same else outcomes, options)
+        share = comparison.unit == "" and not same
+        value = value_entry(drawn, None if same else outcomes, options, share=share)
         assert value is not None
         against[role] = {
             "difference": drawn.value,
@@ -204,14 +215,14 @@ def _comparison_entry(
     return entry
 
 
-def _entry(measured: Measured, figure: str, unit: str, better: str, doc: str) -> dict[str, Any]:
+def _entry(measured: Measured, figure: str, unit: str, better: str, doc: str, items: int) -> dict[str, Any]:
     return {
         "name": measured.name,
         "measure": figure,
         "unit": unit,
         "better": better,
         "doc": doc,
-        "items": len(measured.task.rows),
+        "items": items,
     }
 
 
@@ -220,19 +231,30 @@ def outcomes_of(figure: Figure, columns: Columns) -> Array | None:
     return figure.of.outcomes(columns) if isinstance(figure.of, Ratio) else None
 
 
-def value_entry(drawn: Drawn, outcomes_N: Array | None, options: SuiteOptions) -> dict[str, Any] | None:
-    """A figure with its interval; None where the set gives it no value."""
+def value_entry(
+    drawn: Drawn, outcomes_N: Array | None, options: SuiteOptions, *, share: bool
+) -> dict[str, Any] | None:
+    """A figure with its interval; None where the set gives it no value.
+
+    Args:
+        drawn: The figure and its resamples.
+        outcomes_N: Right or wrong per item, where it is the mean of that.
+        options: The interval's confidence.
+        share: It is a share of sampled items, or a mean of such: its interval is no narrower than items so
+            few, or so much alike, allow.
+    """
     if not math.isfinite(drawn.value):
         return None
     probabilities = (*_ends(options), *QUANTILES)
     found = drawn.quantiles(probabilities)
     error = drawn.error
-    if outcomes_N is not None and found is not None:
-        known_N = outcomes_N[numpy.isfinite(outcomes_N)]
-        count, items = int(known_N.sum()), len(known_N)
-        exact = tests.share_quantiles(count, items, probabilities)
-        found = tests.widened(found, exact, probabilities)
-        if min(count, items - count) < tests.FEW:
+    if share and found is not None and 0 <= drawn.value <= 1:
+        items = drawn.items
+        count = drawn.value * items if outcomes_N is None else round(drawn.value * items)
+        few = min(count, items - count) < tests.FEW
+        if few or outcomes_N is not None:
+            found = tests.widened(found, tests.share_quantiles(count, items, probabilities), probabilities)
+        if few:
             error = max(error, tests.share_error(count, items))
     return {"value": drawn.value, **_interval(drawn.value, found), "error": error, **_quantiles(found)}
 
@@ -244,25 +266,51 @@ def difference_entry(
     *,
     same: bool,
     options: SuiteOptions,
+    share: bool,
 ) -> dict[str, Any] | None:
-    """The candidate's figure less the other's; None where one of them has no value."""
+    """The candidate's figure less the other's; None where one of them has no value.
+
+    Args:
+        model: The candidate's figure.
+        other: The other's, in the same resamples.
+        outcomes: Right or wrong per item of both, where the figure is the mean of that.
+        same: They are one model.
+        options: The interval's confidence.
+        share: As in `value_entry`.
+    """
     apart = combine(model, other, lambda a, b: a - b)
     if not math.isfinite(apart.value):
         return None
     probabilities = (*_ends(options), *QUANTILES)
     found, error, p_value = apart.quantiles(probabilities), apart.error, None
+    gained: float
+    lost: float
     if outcomes[0] is not None and outcomes[1] is not None:
         gained, lost, items = tests.discordant(outcomes[0], outcomes[1])
         p_value = tests.mcnemar(gained, lost)
-        if gained + lost < tests.FEW and found is not None and not same:
-            few = tests.paired_quantiles(gained, lost, items, probabilities)
-            found = tests.widened(found, few, probabilities)
+    else:
+        items = apart.items
+        gained, lost = tests.changes(apart.value, apart.error, items) if items else (0, 0)
+    widens = share and not same and found is not None and abs(apart.value) <= 1
+    if widens and found is not None:
+        found = tests.widened(found, apart.students(probabilities), probabilities)
+        found = tests.widened(
+            found, tests.paired_quantiles(gained, lost, items, probabilities), probabilities
+        )
+        if gained + lost < tests.FEW:
             error = max(error, tests.paired_error(gained, lost, items))
     relative = relative_found = None
-    if other.value and other.draws_R.all():
+    if other.value:
         drawn = combine(model, other, lambda a, b: (a - b) / b)
-        relative, relative_found = drawn.value, drawn.quantiles(probabilities)
-    relative_ends = _interval(relative, relative_found) if relative is not None else {}
+        relative = drawn.value
+        # With other items the other's figure could be 0: then the change has no distribution.
+        relative_found = drawn.quantiles(probabilities) if other.draws_R.all() else None
+        if widens and found is not None and relative_found is not None and other.value > 0:
+            scaled = [each / other.value for each in found]
+            relative_found = tests.widened(relative_found, scaled, probabilities)
+    relative_ends: dict[str, float] = {}
+    if relative is not None and relative_found is not None:
+        relative_ends = _interval(relative, relative_found)
     return {
         "difference": apart.value,
         **_interval(apart.value, found),

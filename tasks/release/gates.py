@@ -200,13 +200,9 @@ def _judge(gate: Gate, report: Report, tests: int, known: Mapping[str, Known]) -
     if gate.measure in RUN_FIGURES:
         return _judge_known(gate, known.get(gate.measure, Known(None, "it is not on record")))
     measured = _find(gate, report)
-    if measured is None or (gate.confidence is not None and measured.items < FEWEST):
-        items = measured.items if measured is not None else 0
-        text = (
-            f"{gate.gate}: {_word('undecided', gate)}: {gate.measure} rests on {items} items, which tell "
-            f"nothing. {gate.reason}"
-        )
-        return _result(gate, _limit(gate, "lower"), "undecided", text, items=items)
+    items = measured.items if measured is not None else 0
+    if measured is None or items == 0 or (gate.confidence is not None and items < FEWEST):
+        return _untold(gate, items, f"{gate.measure} rests on {items} items, which tell nothing")
     limit = _limit(gate, measured.better)
     if gate.against == "none":
         held = measured.values.get("model")
@@ -218,6 +214,9 @@ def _judge(gate: Gate, report: Report, tests: int, known: Mapping[str, Known]) -
         if gate.against == "champion" and report.models.get("champion") is None:
             text = f"{gate.gate}: passed: no champion yet to compare {gate.measure} with"
             return _result(gate, limit, "passed", text, items=measured.items)
+        beside = (each for each in report.sets if each.name == measured.name)
+        if any(each.against.get(gate.against) is not None for each in beside):
+            return _untold(gate, items, f"no item of {gate.measure} tells anything about the {gate.against}")
         raise ConfigInvalid(
             f"the report compares '{gate.measure}' with no {gate.against}; give the report step the input "
             f"'{gate.against}'"
@@ -229,9 +228,18 @@ def _judge(gate: Gate, report: Report, tests: int, known: Mapping[str, Known]) -
                 f"the {gate.against}'s {gate.measure} is 0, so no relative change is defined; write change: "
                 f"absolute"
             )
+        if gate.confidence is not None and delta.relative_quantiles is None and delta.quantiles is not None:
+            why = f"with other items the {gate.against}'s {gate.measure} could be 0; write change: absolute"
+            return _untold(gate, items, why)
         found = _Found(delta.relative, delta.relative_low, delta.relative_high, delta.relative_quantiles)
     found = replace(found, same=report.same_model(gate.against))
     return _verdict(gate, measured, limit, found, tests)
+
+
+def _untold(gate: Gate, items: int, why: str) -> GateResult:
+    """Undecided, since the report has no figure to judge."""
+    text = f"{gate.gate}: {_word('undecided', gate)}: {why}. {gate.reason}"
+    return _result(gate, _limit(gate, "lower"), "undecided", text, items=items)
 
 
 def _judge_known(gate: Gate, figure_: Known) -> GateResult:

@@ -11,7 +11,7 @@ import numpy
 
 from tasks.evaluate.manifest import Task
 from tasks.evaluate.measure import Array, Columns, Measure
-from tasks.evaluate.measures import bits_per_byte, multiple_choice
+from tasks.evaluate.measures import bits_per_byte, few_shot, multiple_choice
 from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.report import Measured, entries
 from tasks.stage import Input
@@ -49,6 +49,30 @@ def questions(
     other_N = numpy.isin(kind_N, (1, 2)).astype(numpy.float64)
     return entry(
         name, multiple_choice.MEASURE, "accuracy", {"model": right(own_N), "baseline": right(other_N)}
+    )
+
+
+def changed(name: str, items: int, gained: int, lost: int) -> dict[str, Any]:
+    """Right answers of which just so many changed, each way."""
+    own_N, other_N = numpy.zeros(items), numpy.zeros(items)
+    own_N[:gained] = 1.0
+    other_N[gained : gained + lost] = 1.0
+    return entry(
+        name, multiple_choice.MEASURE, "accuracy", {"model": right(own_N), "baseline": right(other_N)}
+    )
+
+
+def curves(
+    name: str, generator: numpy.random.Generator, items: int, lost: float, part: float
+) -> dict[str, Any]:
+    """Right answers over numbers of examples: of the share `lost` of questions the part `part` is lost."""
+    other_N = numpy.full(items, 1.0)
+    own_N = other_N - part * (generator.random(items) < lost)
+    return entry(
+        name,
+        few_shot.MEASURE,
+        "few_shot",
+        {"model": {"shots_area": own_N}, "baseline": {"shots_area": other_N}},
     )
 
 

@@ -20,7 +20,7 @@ from tasks.recipe.gate_sets.expand import Evidence, expanded
 from tasks.recipe.models import Gate, Release
 from tasks.release.gates import GateResult, failure, judge, stopped
 from tasks.release.records import Report
-from tests.claims.simulated import documents, flips, questions, report
+from tests.claims.simulated import changed, curves, documents, flips, questions, report
 
 TRIALS = 300
 ERROR = 0.05
@@ -211,3 +211,37 @@ def test_flips_at_the_limit_pass_no_more_often_than_stated(items: int, limit: fl
         if one({"at_most": limit}, flips("exams", lost)).passed:
             chance += float(stats.binom.pmf(count, items, limit))
     assert chance <= ERROR
+
+
+@pytest.mark.parametrize("gain", [0.0, 0.01])
+@pytest.mark.parametrize(
+    ("items", "margin"), [(30, 0.15), (60, 0.04), pytest.param(120, 0.08, marks=pytest.mark.slow)]
+)
+def test_a_loss_at_the_margin_by_every_outcome(items: int, margin: float, gain: float) -> None:
+    """Every number of answers gained and lost, with its chance where the loss is just the margin in truth.
+
+    Losses alone are the hardest: resamples of few of them have too short a tail.
+    """
+    chance = 0.0
+    for lost in range(items + 1):
+        for gained in range(items + 1 - lost):
+            happens = stats.binom.pmf(lost, items, margin + gain)
+            happens *= stats.binom.pmf(gained, items - lost, gain / (1 - margin - gain))
+            if happens > 1e-5 and one({"worse_by": margin}, changed("general", items, gained, lost)).passed:
+                chance += float(happens)
+    assert chance <= 1.1 * ERROR
+
+
+@pytest.mark.parametrize(("items", "lost", "part"), [(30, 0.04, 1.0), (60, 0.08, 0.5), (150, 0.04, 1.0)])
+def test_a_loss_of_few_shot_ability_at_the_margin(items: int, lost: float, part: float) -> None:
+    """Items that count in part have the bootstrap alone to go by, where hardly one of them changed."""
+    generator = numpy.random.default_rng(items)
+    rule = {"worse_by": 0.04}
+    passed = [one(rule, curves("exams", generator, items, lost, part)).passed for _ in range(TRIALS)]
+    assert sum(passed) / TRIALS <= LARGEST
+
+
+def test_nothing_changed_among_few_items_is_no_proof_in_percent_either() -> None:
+    rule = {"worse_by": 0.02, "change": "relative"}
+    entry = questions("general", numpy.random.default_rng(1), 10, gained=0.0, lost=0.0)
+    assert one(rule, entry).verdict == "undecided"

@@ -16,7 +16,7 @@ lengths, and an exam is judged as its question with the right answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy
@@ -117,6 +117,9 @@ def figures(false_positives: float) -> tuple[Figure, ...]:
             false_positives,
         )
 
+    def least(side: float) -> Callable[[Columns], int]:
+        return lambda columns: min(int((columns["side"] == each).sum()) for each in (side, AFTER))
+
     return (
         Figure(
             "auc",
@@ -124,6 +127,7 @@ def figures(false_positives: float) -> tuple[Figure, ...]:
             "",
             "chance that a suspect looks more familiar than an unseen text; 0.5 where they look alike",
             against_control(SUSPECT),
+            asked=least(SUSPECT),
         ),
         Figure(
             "flagged",
@@ -131,6 +135,7 @@ def figures(false_positives: float) -> tuple[Figure, ...]:
             "",
             f"share of suspects more familiar than all but {false_positives:.0%} of unseen texts",
             flagged,
+            asked=lambda columns: int((columns["side"] == SUSPECT).sum()),
         ),
         Figure(
             "control_auc",
@@ -138,6 +143,7 @@ def figures(false_positives: float) -> tuple[Figure, ...]:
             "",
             "chance that a text of before the training looks more familiar than an unseen one: the power",
             against_control(BEFORE),
+            asked=least(BEFORE),
         ),
     )
 

@@ -20,11 +20,11 @@ import pyarrow
 import pyarrow.parquet
 
 from tasks.evaluate.items import arrow, plain_name
-from tasks.evaluate.measure import Columns, Figure, is_text
+from tasks.evaluate.measure import Columns, Figure, asked, is_text
 from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.probes.options import ProbeOptions
 from tasks.evaluate.report import ROLES, difference_entry, model_entries, outcomes_of, value_entry, write_json
-from tasks.evaluate.statistics.bootstrap import Drawn, Job, resample
+from tasks.evaluate.statistics.bootstrap import Drawn, Job, resample, size
 from tasks.stage import Input, Result, StepContext
 
 SCHEMA = 1
@@ -102,10 +102,11 @@ def _entries(context: StepContext, found: Found, options: ProbeOptions | None) -
         outcomes = {role: outcomes_of(figure, columns) for role, columns in found.columns.items()}
         if not math.isfinite(drawn[figure.name, "model"].value):
             continue
+        share = figure.unit == "" and options is not None
         values: dict[str, Any] = dict.fromkeys(ROLES)
         against: dict[str, Any] = dict.fromkeys(ROLES[1:])
         for role, columns in found.columns.items():
-            values[role] = value_entry(drawn[figure.name, role], outcomes[role], confidence)
+            values[role] = value_entry(drawn[figure.name, role], outcomes[role], confidence, share=share)
             if role != "model":
                 against[role] = difference_entry(
                     drawn[figure.name, "model"],
@@ -113,6 +114,7 @@ def _entries(context: StepContext, found: Found, options: ProbeOptions | None) -
                     (outcomes["model"], outcomes[role]),
                     same=found.columns["model"] is columns,
                     options=confidence,
+                    share=share,
                 )
         entries.append(
             {
@@ -121,7 +123,7 @@ def _entries(context: StepContext, found: Found, options: ProbeOptions | None) -
                 "unit": figure.unit,
                 "better": figure.better,
                 "doc": figure.doc,
-                "items": len(found.keys),
+                "items": size(jobs[figure.name, "model"], len(found.keys)),
                 "values": values,
                 "against": against,
             }
@@ -130,7 +132,7 @@ def _entries(context: StepContext, found: Found, options: ProbeOptions | None) -
 
 
 def _job(figure: Figure, columns: Columns) -> Job:
-    return Job(lambda weights_RN: figure.of(columns, weights_RN))
+    return Job(lambda weights_RN: figure.of(columns, weights_RN), asked=asked(figure, columns))
 
 
 def _draw(jobs: Sequence[Job], context: StepContext, items: int, options: ProbeOptions | None) -> list[Drawn]:
@@ -138,7 +140,9 @@ def _draw(jobs: Sequence[Job], context: StepContext, items: int, options: ProbeO
     if options is not None:
         return resample(jobs, items, name=context.step, seed=context.seed, resamples=options.resamples)
     once = numpy.ones((1, items))
-    return [Drawn(float(job.of(once)[0]), numpy.repeat(job.of(once), 2), max(2, items)) for job in jobs]
+    return [
+        Drawn(float(job.of(once)[0]), numpy.repeat(job.of(once), 2), max(2, size(job, items))) for job in jobs
+    ]
 
 
 def _write_items(context: StepContext, found: Found) -> None:

@@ -38,10 +38,12 @@ class Job:
     Attributes:
         of: From weights_RN (how often each item counts) to the R values.
         rows: The items that it is about, by index; all where None.
+        asked: How many of these it follows from; all where None.
     """
 
     of: Callable[[Array], Array]
     rows: Array | None = None
+    asked: int | None = None
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,11 @@ class Drawn:
         found = numpy.where(unsure & (students > 0), numpy.maximum(found, ends), found)
         return [float(each) for each in found]
 
+    def students(self, probabilities: Sequence[float]) -> list[float]:
+        """Student's interval at these probabilities, from the standard error."""
+        reach = special.stdtrit(self.items - 1, numpy.array(probabilities))
+        return [float(each) for each in self.value + reach * self.error]
+
 
 def resample(jobs: Sequence[Job], items: int, *, name: str, seed: int, resamples: int) -> list[Drawn]:
     """Every figure on the set itself and in the same resamples of its items.
@@ -94,11 +101,17 @@ def resample(jobs: Sequence[Job], items: int, *, name: str, seed: int, resamples
     """
     points = _values(jobs, numpy.ones((1, items)))
     blocks = [_values(jobs, weights_RN) for weights_RN in weights(items, name, seed, resamples)]
-    sizes = [items if job.rows is None else len(job.rows) for job in jobs]
     return [
-        Drawn(float(points[i][0]), numpy.concatenate([block[i] for block in blocks]), sizes[i])
-        for i in range(len(jobs))
+        Drawn(float(points[i][0]), numpy.concatenate([block[i] for block in blocks]), size(job, items))
+        for i, job in enumerate(jobs)
     ]
+
+
+def size(job: Job, items: int) -> int:
+    """How many items a figure follows from, of a set of `items`."""
+    if job.asked is not None:
+        return job.asked
+    return items if job.rows is None else len(job.rows)
 
 
 def combine(one: Drawn, other: Drawn, of: Callable[[Array, Array], Array]) -> Drawn:

@@ -214,6 +214,21 @@ def test_the_error_is_shared_by_all_gates_with_a_confidence() -> None:
     assert uncorrected.verdict == "passed"
 
 
+def test_a_figure_that_no_item_tells_of_one_model_is_undecided() -> None:
+    """Requests of one sort have no over-refusal; of an other model that knows no fact none can be kept."""
+    report = sure(0.0, 0.02)
+    entry = report["sets"][0]
+    other = {**entry, "measure": "kept", "against": {"baseline": None, "champion": None}}
+    none = {**other, "measure": "over_refusal", "items": 0, "values": {"model": None, "baseline": None}}
+    report["sets"] = [entry, other, none]
+    for name, words in (("kept", "tells anything about the baseline"), ("over_refusal", "rests on 0 items")):
+        for confidence in (0.95, None):
+            rule = {"measure": f"exams.{name}", "against": "baseline", "confidence": confidence}
+            result = verdict(gate(**rule, worse_by=0.02), report)
+            assert result.verdict == "undecided"
+            assert words in result.text
+
+
 def test_the_same_model_is_no_sample() -> None:
     report = sure(0.0, 0.02)
     assert verdict(exam(worse_by=0.0), report).verdict == "undecided"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+import pyarrow.parquet
 import pytest
 import torch
 from pydantic import ValidationError
@@ -308,8 +309,9 @@ def test_a_control_of_another_style_is_said(inputs, watch, write_rows):
 
 
 def test_no_more_rows_than_asked_are_read(inputs, watch):
-    _, found, _, _ = watch("membership", inputs("membership"), limit=4)
-    assert found["sets"][0]["items"] == 3 * 4
+    out, found, _, _ = watch("membership", inputs("membership"), limit=4)
+    assert found["sets"][0]["items"] == 4  # suspects, and as many unseen texts
+    assert pyarrow.parquet.read_table(out / "items" / "watch.parquet").num_rows == 3 * 4
 
 
 def test_requests_are_judged_as_the_suite_judges_them(inputs, watch, write_rows):

@@ -47,6 +47,25 @@ def test_paired_quantiles_have_a_width_where_nothing_changed():
     assert 0.1 < high < 0.2
 
 
+def test_paired_quantiles_are_exact_where_all_changes_go_one_way():
+    low, _ = tests.paired_quantiles(0, 3, 40, (0.05, 0.95))
+    assert low == pytest.approx(-stats.binomtest(3, 40).proportion_ci(0.9, method="exact").high)
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (0, 3), (4, 1), (20, 30)])
+def test_changes_are_counted_from_the_mean_and_its_error(gained: int, lost: int):
+    changed_N = numpy.repeat([1.0, -1.0, 0.0], [gained, lost, 60 - gained - lost])
+    error = changed_N.std(ddof=1) / 60**0.5
+    assert tests.changes(changed_N.mean(), error, 60) == pytest.approx((gained, lost), abs=1e-9)
+
+
+def test_changes_in_part_count_as_fewer_whole_ones():
+    changed_N = numpy.repeat([-0.5, 0.0], [8, 52])
+    gained, lost = tests.changes(changed_N.mean(), changed_N.std(ddof=1) / 60**0.5, 60)
+    assert gained == pytest.approx(0.0, abs=1e-9)
+    assert 2 <= lost <= 4
+
+
 def test_paired_quantiles_cover():
     generator = numpy.random.default_rng(1)
     inside = 0
