@@ -1,7 +1,7 @@
 """What a probe found, taken into the report: its figures under its step's name, its items, its samples.
 
-A probe is an artefact: probe.json with {"schema": 1, "probe", "models", "sets", "notes", "samples"} and
-items/*.parquet.
+A probe is an artefact: probe.json with {"schema": 1, "probe", "manifest", "models", "sets", "notes",
+"samples"} and items/*.parquet.
 """
 
 from __future__ import annotations

@@ -161,17 +161,18 @@ def run(context: StepContext, options: CanariesOptions) -> Result:
     """
     models = models_of(context)
     canaries = read_canaries(one(context, "canaries"), options.limit)
+    probing = Probing("canaries", VERSION, options)
     columns = per_model(
         context,
         models,
         options.max_length,
-        Probing("canaries", VERSION, options),
+        probing,
         lambda subject, progress: score_canaries(subject, canaries, options.batch_size, progress),
     )
     least = min(len(canary.twins) for canary in canaries)
     notes = [f"at most {math.log2(least + 1):.1f} bits can be seen with {least} twins"]
     keys = [canary.key for canary in canaries]
-    return write_probe(context, models, Found("canaries", keys, columns, FIGURES, notes), options)
+    return write_probe(context, models, Found(probing, keys, columns, FIGURES, notes), options)
 
 
 def estimate(options: CanariesOptions, metas: Mapping[str, list[Mapping[str, Any]]]) -> Estimate:

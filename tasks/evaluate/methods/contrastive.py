@@ -20,7 +20,7 @@ from pydantic import Field
 
 from tasks.evaluate.generation import stop_tokens
 from tasks.evaluate.measure import Array, Figure, ratio
-from tasks.evaluate.probes.models import memory, models_of
+from tasks.evaluate.probes.models import Probing, memory, models_of
 from tasks.evaluate.probes.options import TuningOptions
 from tasks.evaluate.probes.report import Found, write_probe
 from tasks.evaluate.probes.sampling import novel, sample
@@ -29,6 +29,9 @@ from tasks.evaluate.scoring import Row, Subject, load_subject, log_probs
 from tasks.recipe.failures import ConfigInvalid, Preempted
 from tasks.stage import Estimate, Method, Port, Result, StepContext, one
 from tasks.training.models import tokenizer_digest
+
+VERSION = 1
+"""Raised whenever the same models and options would give other samples."""
 
 
 class ContrastiveOptions(TuningOptions):
@@ -150,7 +153,8 @@ def run(context: StepContext, options: ContrastiveOptions) -> Result:
     ]
     keys = [f"round-{number}/{place}" for place, number in enumerate(rounds)]
     columns = {"model": {"novelty": scores, "round": numpy.array(rounds, dtype=numpy.float64)}}
-    found = Found("contrastive", keys, columns, FIGURES, samples=samples)
+    probing = Probing("contrastive", VERSION, options, trains=True)
+    found = Found(probing, keys, columns, FIGURES, samples=samples)
     return write_probe(context, models, found, options)
 
 

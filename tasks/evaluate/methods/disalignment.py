@@ -184,10 +184,9 @@ def run(context: StepContext, options: DisalignmentOptions) -> Result:
         harm_N = 1 - emulated_N
         return {"harm": harm_N, "own_harm": own_N, "origin_harm": origin_N, "recovered": harm_N - own_N}
 
-    columns = per_model(context, models, options.max_length, Probing("disalignment", VERSION, options), work)
-    found = Found(
-        "disalignment", behaviour.keys, columns, FIGURES, [*notes, *left_out(columns["model"], "harm")]
-    )
+    probing = Probing("disalignment", VERSION, options)
+    columns = per_model(context, models, options.max_length, probing, work)
+    found = Found(probing, behaviour.keys, columns, FIGURES, [*notes, *left_out(columns["model"], "harm")])
     return write_probe(context, models, found, options)
 
 

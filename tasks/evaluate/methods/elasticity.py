@@ -121,10 +121,11 @@ def run(context: StepContext, options: ElasticityOptions) -> Result:
             columns[f"after_{size}"] = curves_CSN[place].mean(axis=0)
         return {**columns, "decay_seeds": (columns["aligned"] - curves_CSN.mean(axis=0)).T}
 
-    columns = per_model(context, models, options.max_length, Probing("elasticity", VERSION, options), work)
+    probing = Probing("elasticity", VERSION, options, trains=True)
+    columns = per_model(context, models, options.max_length, probing, work)
     known = figures(options)
     notes = [*left_out(columns["model"], "aligned"), *within_spread(columns, known, ("decay",))]
-    found = Found("elasticity", behaviour.keys, columns, known, notes)
+    found = Found(probing, behaviour.keys, columns, known, notes)
     return write_probe(context, models, found, options)
 
 

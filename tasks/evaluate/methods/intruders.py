@@ -159,6 +159,7 @@ def run(context: StepContext, options: IntrudersOptions) -> Result:
         if fault:
             notes.append(f"the {role} is not compared: {fault}")
             del judged[role]
+    probing = Probing("intruders", VERSION, options)
     columns: dict[str, Columns] = {}
     for place, (role, item) in enumerate(judged.items()):
 
@@ -177,7 +178,7 @@ def run(context: StepContext, options: IntrudersOptions) -> Result:
             table = numpy.array(rows).T
             return dict(zip(("intruders", "looked_at", "least_likeness"), table, strict=True))
 
-        columns[role] = once(context, Probing("intruders", VERSION, options), item, look)
+        columns[role] = once(context, probing, item, look)
     if left_out:
         notes.append(
             f"{len(left_out)} matrices are larger than {options.largest} and were left out: {left_out[:5]}"
@@ -189,7 +190,7 @@ def run(context: StepContext, options: IntrudersOptions) -> Result:
         for at in worst
         if columns["model"]["intruders"][at]
     ]
-    found = Found("intruders", names, columns, FIGURES, notes)
+    found = Found(probing, names, columns, FIGURES, notes)
     return write_probe(context, models, found, None)
 
 

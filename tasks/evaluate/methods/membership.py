@@ -163,16 +163,17 @@ def run(context: StepContext, options: MembershipOptions) -> Result:
     flat = [text for rows in texts.values() for _, text in rows]
     sides = numpy.array([side for side, rows in texts.items() for _ in rows])
     models = models_of(context)
+    probing = Probing("membership", VERSION, options)
     columns = per_model(
         context,
         models,
         options.max_length,
-        Probing("membership", VERSION, options),
+        probing,
         lambda subject, progress: {"score": score_texts(subject, flat, options, progress), "side": sides},
     )
     known = figures(options.false_positives)
     found = Found(
-        "membership",
+        probing,
         keys,
         columns,
         known if before is not None else known[:2],

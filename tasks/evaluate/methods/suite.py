@@ -62,6 +62,7 @@ def run(context: StepContext, options: SuiteOptions) -> Result:
         for place, task in enumerate(tasks)
     ]
     manifest = of_report(tasks, options, context.seed)
+    manifest["probes"] = {step: probe.content.get("manifest") for step, probe in probes.items()}
     sets = [entry for each in measured for entry in entries(each, options, context.seed)]
     report: dict[str, Any] = {
         "schema": SCHEMA,

@@ -127,7 +127,7 @@ def run(context: StepContext, options: ToxicityOptions) -> Result:
     probing = Probing("toxicity", VERSION, options)
     columns = per_model(context, models, options.max_length, probing, work)
     found = Found(
-        "toxicity",
+        probing,
         [row.key for row in rows],
         columns,
         FIGURES,

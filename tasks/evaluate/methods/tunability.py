@@ -168,8 +168,9 @@ def run(context: StepContext, options: TunabilityOptions) -> Result:
         columns["after_sft"], columns["after_seeds"] = numpy.mean(scores, axis=0), numpy.array(scores).T
         return {**columns, "size": scored.sizes_N}
 
-    columns = per_model(context, models, options.max_length, Probing("tunability", VERSION, options), work)
-    found = Found("tunability", scored.keys, columns, figures(scored, options))
+    probing = Probing("tunability", VERSION, options, trains=True)
+    columns = per_model(context, models, options.max_length, probing, work)
+    found = Found(probing, scored.keys, columns, figures(scored, options))
     notes = [*within_spread(columns, found.figures, ("after_sft", "sensitivity"))]
     return write_probe(context, models, dataclasses.replace(found, notes=notes), options)
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from tasks.evaluate.items import read_columns, write_columns
 from tasks.evaluate.manifest import VERSION, arithmetic, digest
 from tasks.evaluate.measure import Columns
@@ -37,11 +39,13 @@ class Probing:
         name: The probe's.
         version: Raised whenever the same model and inputs would give other columns.
         options: Its options.
+        trains: It trains copies of the model, which gives other bits on another sort of device.
     """
 
     name: str
     version: int
     options: Options
+    trains: bool = False
 
     def manifest(self, context: StepContext) -> dict[str, Any]:
         """Everything that a model's columns depend on; equal manifests make kept columns fit to be used."""
@@ -54,6 +58,7 @@ class Probing:
             "inputs": {port: digests for port, digests in given.items() if port not in ROLES},
             "seed": context.seed,
             **arithmetic(),
+            **({"trained_on": "CUDA" if torch.cuda.is_available() else "CPU"} if self.trains else {}),
         }
 
 

@@ -1,6 +1,7 @@
 """Put a probe's columns together into probe.json and its table of items.
 
-    probe.json             {"schema": 1, "probe": name, "models": {role: {digest, ref} | null},
+    probe.json             {"schema": 1, "probe": name, "manifest": {what the columns depend on},
+                            "models": {role: {digest, ref} | null},
                             "sets": [an entry as in report.json for every figure], "notes": [text],
                             "samples": [what the probe wrote, where it writes]}
     items/<step>.parquet   a row per item, columns per model: what every figure follows from
@@ -22,6 +23,7 @@ import pyarrow.parquet
 from tasks.evaluate.items import arrow, plain_name
 from tasks.evaluate.measure import Columns, Figure, asked, is_text
 from tasks.evaluate.options import SuiteOptions
+from tasks.evaluate.probes.models import Probing
 from tasks.evaluate.probes.options import ProbeOptions
 from tasks.evaluate.report import ROLES, difference_entry, model_entries, outcomes_of, value_entry, write_json
 from tasks.evaluate.statistics.bootstrap import Drawn, Job, resample, size
@@ -35,7 +37,7 @@ class Found:
     """What a probe found.
 
     Attributes:
-        probe: Its name.
+        probing: The probe, its version and options.
         keys: The items' names.
         columns: Role -> columns of the items under that model, all of one length.
         figures: What follows from the columns; the first is the step's main figure.
@@ -43,7 +45,7 @@ class Found:
         samples: What the probe wrote, for people.
     """
 
-    probe: str
+    probing: Probing
     keys: Sequence[str]
     columns: Mapping[str, Columns]
     figures: Sequence[Figure]
@@ -69,7 +71,8 @@ def write_probe(
         out / "probe.json",
         {
             "schema": SCHEMA,
-            "probe": found.probe,
+            "probe": found.probing.name,
+            "manifest": found.probing.manifest(context),
             "models": model_entries(models),
             "sets": sets,
             "notes": list(found.notes),

@@ -416,6 +416,7 @@ def probe_of(directory: Path, **changes: Any) -> Path:
     content = {
         "schema": 1,
         "probe": "noise",
+        "manifest": {"version": 1},
         "models": {"model": {"digest": "m" * 64, "ref": "merged"}},
         "sets": [entry],
         "notes": ["three seeds"],
@@ -434,6 +435,7 @@ def test_a_probes_figures_go_into_the_report_under_its_steps_name(evaluate, inpu
     report = report_of(out)
     assert entry_of(report, "brittle.drop")["values"]["model"]["value"] == 0.2
     assert report["probes"] == {"brittle": {"probe": "noise", "notes": ["three seeds"]}}
+    assert report["manifest"]["probes"] == {"brittle": {"version": 1}}
     assert result.metrics["brittle.drop"] == 0.2
     assert (out / "items/brittle.noise.parquet").is_file()
     for name, content in files_of(out).items():

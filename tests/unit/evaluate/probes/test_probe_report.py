@@ -10,6 +10,7 @@ import pyarrow.parquet
 import pytest
 
 from tasks.evaluate.measure import Figure, ratio
+from tasks.evaluate.probes.models import Probing
 from tasks.evaluate.probes.options import ProbeOptions
 from tasks.evaluate.probes.report import Found, write_probe
 from tasks.stage import Input
@@ -34,7 +35,15 @@ def write(make_context, tmp_path):
     def run(name="one", options=OPTIONS, columns=COLUMNS, **more):
         context = make_context({}, directory=tmp_path / name, step="watch")
         models = {role: Input(role, role[0] * 64, "model", Path("unused")) for role in ("model", "champion")}
-        found = Found("example", KEYS, columns, FIGURES, ["a note"], [{"text": "ab"}], **more)
+        found = Found(
+            Probing("example", 3, options or OPTIONS),
+            KEYS,
+            columns,
+            FIGURES,
+            ["a note"],
+            [{"text": "ab"}],
+            **more,
+        )
         return context.output("probe"), write_probe(context, models, found, options)
 
     return run
@@ -45,6 +54,8 @@ def test_the_agreed_form(write):
     whole = json.loads((out / "probe.json").read_text())
     assert (whole["schema"], whole["probe"], whole["notes"]) == (1, "example", ["a note"])
     assert whole["samples"] == [{"text": "ab"}]
+    assert (whole["manifest"]["probe"], whole["manifest"]["version"]) == ("example", 3)
+    assert "resamples" not in whole["manifest"]["options"], "the items' numbers do not depend on it"
     assert whole["models"]["model"] == {"digest": "m" * 64, "ref": "model"}
     assert whole["models"]["baseline"] is None
     (entry,) = whole["sets"]  # a figure without a value is left out
