@@ -6,7 +6,7 @@ what should be refused and what should not).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet
 
 from tasks.evaluate.items import plain_name
-from tasks.evaluate.measure import Array, Better, Columns, Measure, Ratio, Share, is_text
+from tasks.evaluate.measure import Array, Better, Columns, Figure, Measure, Ratio, Share, is_text
 from tasks.evaluate.report import ROLES, Measured
 
 MOST_CHANGED = 20
@@ -38,10 +38,32 @@ def changed_entries(measured: Measured) -> list[dict[str, Any]]:
     the `MOST_CHANGED` that changed most, with the largest changes first.
     """
     keys = [row.key for row in measured.task.rows]
+    return _entries(measured.name, measured.task.measure.name, keys, _changes(measured))
+
+
+def probed_entries(
+    step: str, probe: str, keys: Sequence[str], columns: Mapping[str, Columns], figures: Sequence[Figure]
+) -> list[dict[str, Any]]:
+    """The same of a probe's items, for every figure that is a mean over them.
+
+    Args:
+        step: The probe's step, which its set is called after.
+        probe: Its name.
+        keys: The items.
+        columns: Role -> the columns of the items under that model.
+        figures: The probe's.
+    """
+    found = [Look(each.name, (), each.better, each.of) for each in figures if isinstance(each.of, Ratio)]
+    return _entries(step, probe, keys, _between(columns, found))
+
+
+def _entries(
+    name: str, measure: str, keys: Sequence[str], changes: Iterable[_Change]
+) -> list[dict[str, Any]]:
     return [
         {
-            "set": measured.name,
-            "measure": measured.task.measure.name,
+            "set": name,
+            "measure": measure,
             "figure": each.look.figure,
             "figures": list(each.look.figures),
             "against": each.against,
@@ -49,7 +71,7 @@ def changed_entries(measured: Measured) -> list[dict[str, Any]]:
             "worse": [keys[place] for place in each.worse],
             "better": [keys[place] for place in each.better],
         }
-        for each in _changes(measured)
+        for each in changes
     ]
 
 
@@ -138,14 +160,18 @@ def _rows(measured: Measured, change: _Change) -> Iterator[dict[str, Any]]:
 
 
 def _changes(measured: Measured) -> Iterator[_Change]:
-    candidate = measured.columns["model"]
+    return _between(measured.columns, looks(measured.task.measure))
+
+
+def _between(columns: Mapping[str, Columns], found: Sequence[Look]) -> Iterator[_Change]:
+    candidate = columns["model"]
     for role in ROLES[1:]:
-        if role not in measured.columns or measured.columns[role] is candidate:
+        if role not in columns or columns[role] is candidate:
             continue
-        for look in looks(measured.task.measure):
+        for look in found:
             if look.of.top not in candidate or candidate[look.of.top].ndim > 1:
                 continue
-            was_N, now_N = look.values(measured.columns[role]), look.values(candidate)
+            was_N, now_N = look.values(columns[role]), look.values(candidate)
             rise_N = now_N - was_N if look.better == "higher" else was_N - now_N
             order = numpy.argsort(rise_N, kind="stable").tolist()
             worse = [place for place in order if rise_N[place] < 0]

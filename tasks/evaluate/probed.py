@@ -1,7 +1,7 @@
 """What a probe found, taken into the report: its figures under its step's name, its items, its samples.
 
-A probe is an artefact: probe.json with {"schema": 1, "probe", "manifest", "models", "sets", "notes",
-"samples"} and items/*.parquet.
+A probe is an artefact: probe.json with {"schema": 1, "probe", "manifest", "models", "sets", "changed",
+"notes", "samples"} and items/*.parquet.
 """
 
 from __future__ import annotations
@@ -31,6 +31,10 @@ class Probe:
     def entries(self, step: str) -> list[dict[str, Any]]:
         """Its entries of the report, named by the step that made them."""
         return [{**entry, "name": step} for entry in self.content["sets"]]
+
+    def changed(self, step: str) -> list[dict[str, Any]]:
+        """The items that changed between the models, under the step's name."""
+        return [{**entry, "set": step} for entry in self.content.get("changed", [])]
 
     @property
     def facts(self) -> dict[str, Any]:

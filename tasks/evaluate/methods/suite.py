@@ -69,7 +69,10 @@ def run(context: StepContext, options: SuiteOptions) -> Result:
         "models": model_entries(models),
         "sets": sets + [entry for step, probe in probes.items() for entry in probe.entries(step)],
         "probes": {step: probe.facts for step, probe in probes.items()},
-        "changed": [entry for each in measured for entry in changed_entries(each)],
+        "changed": [
+            *(entry for each in measured for entry in changed_entries(each)),
+            *(entry for step, probe in probes.items() for entry in probe.changed(step)),
+        ],
         "trainings": {step: found for step, found in told.items() if found is not None},
         "manifest": manifest,
         "manifest_digest": digest(manifest),

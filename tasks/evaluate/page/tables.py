@@ -27,8 +27,14 @@ MOST_KEYS = 12
 
 def flips(report: Mapping[str, Any], *, restricted: bool) -> str:
     """How many items changed, against each model; by key only."""
-    sizes = {entry["name"]: int(entry["items"]) for entry in report["sets"]}
-    rows = [_flip(one, sizes[one["set"]], restricted=restricted) for one in report.get("changed", [])]
+    sizes: dict[str, int] = {}
+    for entry in report["sets"]:
+        sizes[entry["name"]] = max(int(entry["items"]), sizes.get(entry["name"], 0))
+    probes = report.get("probes", {})  # the restricted page has no texts of theirs
+    rows = [
+        _flip(one, sizes[one["set"]], restricted=restricted and one["set"] not in probes)
+        for one in report.get("changed", [])
+    ]
     if not rows:
         return ""
     where = (

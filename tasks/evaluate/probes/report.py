@@ -2,7 +2,8 @@
 
     probe.json             {"schema": 1, "probe": name, "manifest": {what the columns depend on},
                             "models": {role: {digest, ref} | null},
-                            "sets": [an entry as in report.json for every figure], "notes": [text],
+                            "sets": [an entry as in report.json for every figure],
+                            "changed": [an entry as in report.json], "notes": [text],
                             "samples": [what the probe wrote, where it writes]}
     items/<step>.parquet   a row per item, columns per model: what every figure follows from
 
@@ -20,6 +21,7 @@ import numpy
 import pyarrow
 import pyarrow.parquet
 
+from tasks.evaluate.changed import probed_entries
 from tasks.evaluate.items import arrow, plain_name
 from tasks.evaluate.measure import Columns, Figure, asked, is_text
 from tasks.evaluate.options import SuiteOptions
@@ -75,6 +77,9 @@ def write_probe(
             "manifest": found.probing.manifest(context),
             "models": model_entries(models),
             "sets": sets,
+            "changed": probed_entries(
+                context.step, found.probing.name, found.keys, found.columns, found.figures
+            ),
             "notes": list(found.notes),
             "samples": list(found.samples),
         },

@@ -400,6 +400,18 @@ def test_every_measure_of_a_port_has_columns_of_its_own(evaluate, inputs):
     assert {"model.right_at_4", "model.worded", "champion.worded_unseen", "model.right"} <= set(columns)
 
 
+CHANGED = {
+    "set": "whatever",
+    "measure": "noise",
+    "figure": "drop",
+    "figures": [],
+    "against": "champion",
+    "counts": {"worse": 1, "better": 0},
+    "worse": ["a"],
+    "better": [],
+}
+
+
 def probe_of(directory: Path, **changes: Any) -> Path:
     import pyarrow as arrow
 
@@ -419,6 +431,7 @@ def probe_of(directory: Path, **changes: Any) -> Path:
         "manifest": {"version": 1},
         "models": {"model": {"digest": "m" * 64, "ref": "merged"}},
         "sets": [entry],
+        "changed": [CHANGED],
         "notes": ["three seeds"],
         "samples": [{"text": "a secret sample"}],
         **changes,
@@ -435,6 +448,8 @@ def test_a_probes_figures_go_into_the_report_under_its_steps_name(evaluate, inpu
     report = report_of(out)
     assert entry_of(report, "brittle.drop")["values"]["model"]["value"] == 0.2
     assert report["probes"] == {"brittle": {"probe": "noise", "notes": ["three seeds"]}}
+    assert {**CHANGED, "set": "brittle"} in report["changed"]
+    assert 'id="changed-brittle' in (out / "report.html").read_text()
     assert report["manifest"]["probes"] == {"brittle": {"version": 1}}
     assert result.metrics["brittle.drop"] == 0.2
     assert (out / "items/brittle.noise.parquet").is_file()

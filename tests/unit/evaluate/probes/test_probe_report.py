@@ -32,12 +32,12 @@ OPTIONS = ProbeOptions(resamples=500)
 
 @pytest.fixture
 def write(make_context, tmp_path):
-    def run(name="one", options=OPTIONS, columns=COLUMNS, **more):
+    def run(name="one", options=OPTIONS, columns=COLUMNS, keys=KEYS, **more):
         context = make_context({}, directory=tmp_path / name, step="watch")
         models = {role: Input(role, role[0] * 64, "model", Path("unused")) for role in ("model", "champion")}
         found = Found(
             Probing("example", 3, options or OPTIONS),
-            KEYS,
+            keys,
             columns,
             FIGURES,
             ["a note"],
@@ -81,6 +81,18 @@ def test_figures_follow_from_the_items(write):
     table = pyarrow.parquet.read_table(out / "items/watch.parquet").to_pydict()
     assert table["key"] == KEYS
     assert result.metrics["mean"] == pytest.approx(numpy.mean(table["model.score"]))
+
+
+def test_the_items_that_changed_are_named(write):
+    known = {
+        "model": {"score": numpy.array([1.0, 0.0, 1.0])},
+        "champion": {"score": numpy.array([0.0, 1.0, 1.0])},
+    }
+    out, _ = write(columns=known, keys=KEYS[:3])
+    (entry,) = json.loads((out / "probe.json").read_text())["changed"]
+    assert (entry["set"], entry["measure"], entry["figure"]) == ("watch", "example", "mean")
+    assert entry["against"] == "champion"
+    assert (entry["worse"], entry["better"]) == ([KEYS[0]], [KEYS[1]])  # lower is better
 
 
 def test_differences_are_paired(write):
