@@ -7,7 +7,7 @@
 `smtp:` names who gets the mail, sent by the connection `smtp_default`; `slack:` and `webhook:` name an
 Airflow connection whose host is the URL to post to (or whose password, where the address is the secret).
 Without `on` a channel gets everything. A channel that fails, for whatever reason, is an error in the log and
-stops nothing: a release does not depend on a mail server, and the watchdog sees what waits for an answer anyway.
+stops nothing: a release does not depend on a mail server, and the watchdog sees what waits for an answer.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ def link(dag: str, run_id: str, task: str = "") -> str:
 def send(told: Message, log: Any) -> None:
     """Hand a message to every channel that wants it.
 
-    Whatever a channel raises is logged and the next is told. Airflow passes on what a notifier raises, so that
+    Whatever a channel raises is logged and the next is told. Airflow passes on what a notifier raises:
     otherwise a mail server's connection without a sender would fail the task that asks for the approval.
     """
     for channel in channels(os.environ.get(VARIABLE, "")):

@@ -36,7 +36,7 @@ def look_for_new(settings: Settings, name: str, run: str) -> list[Slice]:
         again = f", number {each.number} of its date" if each.number > 1 else ""
         print(f"corpus/{name}: new slice {each.date}: {each.rows:,} rows, {each.digest[:12]}{again}")
     for word, names in (
-        ("too young, left for the next look", found.unsettled),
+        ("left for the next look, their dates have files too young", found.unsettled),
         ("without a date", found.undated),
     ):
         if names:
