@@ -28,8 +28,12 @@ APPROVED = 11
 person's."""
 
 
+FOUND = 12
+"""Exit code of `watchdog` where there is something to look at; 1 is a crash."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; its exit code: 0, 10 "no change", 11 "approved", else the class of failure."""
+    """Run the command line; its exit code: 0, 10 "no change", 11 "approved", 12 "found", else the class."""
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace, Settings], int] = options.command
     try:
@@ -358,7 +362,7 @@ def _watchdog(options: argparse.Namespace, places: Settings) -> int:
         for each in findings:
             print(f"{each.check}: {each.subject}: {each.words}\n    {each.remedy}")
         print(f"{len(findings)} findings" if findings else "nothing to report")
-    return 1 if findings else 0
+    return FOUND if findings else 0
 
 
 def _costs(options: argparse.Namespace, places: Settings) -> int:
@@ -648,7 +652,7 @@ def _parser() -> argparse.ArgumentParser:
     page = add("page", _page, "everything that the page of a model shows; JSON")
     page.add_argument("model", nargs="?", help="all models, in short, where it is left out")
     add("report", _report, "the report of a run, as HTML").add_argument("run")
-    watchdog = add("watchdog", _watchdog, "what nobody would notice by itself; exit 1 if there is anything")
+    watchdog = add("watchdog", _watchdog, "what nobody would notice by itself; exit 12 if there is anything")
     watchdog.add_argument(
         "--stale-hours", type=float, default=6.0, help="a run that wrote nothing for so long"
     )
