@@ -389,7 +389,7 @@ def _corpus(options: argparse.Namespace, places: Settings) -> int:
     elif options.action == "look":
         return 0 if corpora.look_for_new(places, options.name, options.run) else UNCHANGED
     elif options.action == "drift":
-        return UNCHANGED if corpora.tell_drift(places, options.name, options.date) is None else 0
+        return 0 if corpora.tell_drift(places, options.name, options.date, options.run) else UNCHANGED
     else:
         corpora.print_corpus(places, options.name, as_json=options.json)
     return 0
@@ -690,7 +690,9 @@ def _add_corpus(add: Callable[..., argparse.ArgumentParser]) -> None:
     drift = actions.add_parser(
         "drift", help="compare a slice with what the champion learned from; exit 3 above the corpus's limits"
     )
-    drift.add_argument("--date", help="the slice's date (default: the newest)")
+    which = drift.add_mutually_exclusive_group()
+    which.add_argument("--date", help="the slice's date (default: the newest)")
+    which.add_argument("--run", default="", metavar="ID", help="every slice that this look was given")
     for sub in (look, show, drift):
         sub.add_argument("name")
 
