@@ -294,6 +294,7 @@ def _smoke(options: argparse.Namespace, places: Settings) -> int:
         options.version,
         record=options.record,
         if_missing=options.if_missing,
+        after=options.after,
         prompt=options.prompt,
         tokens=options.tokens,
         chat=options.chat,
@@ -634,6 +635,7 @@ def _parser() -> argparse.ArgumentParser:
     smoke.add_argument("--plan", metavar="URI", help="instead of a model: the candidate of this run")
     smoke.add_argument("--record", action="store_true", help="its answer now is the right one")
     smoke.add_argument("--if-missing", action="store_true", help="with --record: unless one is recorded")
+    smoke.add_argument("--after", action="store_true", help="it was just promoted: says how to take it back")
     smoke.add_argument("--prompt", metavar="TEXT", help="instead of the recipe's release.smoke")
     smoke.add_argument("--tokens", type=int, metavar="N", help="tokens of the answer (default 16)")
     smoke.add_argument("--chat", action="store_true", help="the prompt is a user's message")

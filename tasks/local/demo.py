@@ -111,9 +111,13 @@ def _trigger(api: AirflowApi, recipe: Recipe, console: Console) -> Run:
     if left:
         console.print("taking up the run that was interrupted", highlight=False)
     run_id = left[0] if left else api.trigger(dag, {"reason": "make demo"})
-    after = ["register", "approve", "promote"] if recipe.release else []
+    after = (
+        ["register", "smoke_record", "approve", "smoke", "promote", "smoke_after"] if recipe.release else []
+    )
     if recipe.release and recipe.release.approval == "none":
         after.remove("approve")
+    if recipe.release and recipe.release.smoke is None:
+        after = [each for each in after if not each.startswith("smoke")]
     tasks = ("plan", *recipe.steps, *after)
     return Run(dag, run_id, run_name(recipe.recipe, run_id), tasks)
 

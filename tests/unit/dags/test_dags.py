@@ -54,7 +54,7 @@ def test_the_dag_is_the_recipes_graph(bag: DagBag, found: Any) -> None:
     dag = dag_of(bag, f"train__{found.recipe.recipe}")
     for name, reads in needs(found.recipe).items():
         assert dag.get_task(name).upstream_task_ids == set(reads or ["plan"])
-    release = ["register", "approve", "promote"]
+    release = ["register", "smoke_record", "approve", "smoke", "promote", "smoke_after"]
     assert {task.task_id for task in dag.tasks} == {"plan", *found.recipe.steps, *release}
     for before, after in itertools.pairwise(release):
         assert dag.get_task(after).upstream_task_ids == {before}
