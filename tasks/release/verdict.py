@@ -160,7 +160,8 @@ def _gates(gates: Sequence[GateResult], plan: PlanFacts) -> str:
             f'<p class="note">A gate with a confidence passes only where its whole interval keeps to the '
             f"limit, and fails only where the whole interval breaks it. The confidence holds "
             f"{f'for all {tested} of them together' if corrected else 'for each of them alone'}. "
-            f"\u25bc and \u25b2 count the items that became worse and better.</p>"
+            f"What lies closer to the limit than stands behind <i>shows from</i> is left undecided more "
+            f"often than once in five. \u25bc and \u25b2 count the items that became worse and better.</p>"
         )
     head = "".join(
         f'<th scope="col">{each}</th>'
@@ -186,6 +187,8 @@ def _row(gate: GateResult) -> str:
         else f"<small>{shown(gate, gate.low).removesuffix(POINTS)} to {shown(gate, gate.high)}</small>"
     )
     sure = "" if gate.confidence is None else f"<small>{100 * gate.confidence:.4g} % confidence</small>"
+    if gate.detectable:
+        sure += f"<small>shows from {shown(gate, gate.detectable).lstrip('+')} beyond</small>"
     items = "" if gate.items is None else f"{gate.items:,}"
     if gate.needed is not None and gate.needed <= MOST_NEEDED * (gate.items or 0):
         items += f"<small>about {gate.needed:,} needed</small>"
