@@ -25,7 +25,7 @@ from tasks.evaluate.page.words import (
 
 LEAST = (
     "A true difference smaller than what stands behind <i>shows from</i> would be overlooked more often than "
-    "once in five; McNemar's p is that of as many items gained as lost."
+    "once in five. McNemar's p is how likely so uneven a count of gained and lost items is by chance alone."
 )
 
 MOST_KEYS = 12
