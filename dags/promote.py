@@ -15,7 +15,7 @@ from runtimes.process import ProcessOperator, answer
 from shared.approval import SECOND, TASK, promotion, question, report_link, second_body, second_question
 from shared.form import MODEL, OPTIONAL, VERSION
 from shared.notify import Notice
-from shared.smoke import check_task, has_machines
+from shared.smoke import after_task, check_task, has_machines
 
 NUMBER = "version"
 """Key under which the question keeps which version it is about: an alias may move while it is open."""
@@ -48,6 +48,11 @@ def smokes(context: Any) -> bool:
 def smoke(context: Any) -> list[str]:
     """The smoke test of the version."""
     return ["smoke", str(context["params"]["model"]), asked_about(context)]
+
+
+def smoke_after(context: Any) -> list[str]:
+    """The same once more, after the promotion."""
+    return [*smoke(context), "--after"]
 
 
 def target(context: Any) -> list[str]:
@@ -112,5 +117,10 @@ with DAG(
             trigger_rule="none_failed",  # the second question and the test are skipped where there is none
             doc_md="Moves the aliases `champion` and `previous` and writes the ledger, or records the "
             "rejection.",
+        ),
+        *(
+            [after_task("promote", "any", "perennial", smoke_after, "{{ params.model }}", smokes)]
+            if has_machines()
+            else []
         ),
     )

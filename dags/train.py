@@ -17,7 +17,7 @@ from shared.documentation import dag_text, step_text
 from shared.form import arguments, form
 from shared.notify import Notice, deadline
 from shared.recipes import Found, folder, needs, read
-from shared.smoke import check_task, record_task
+from shared.smoke import after_task, check_task, record_task
 
 from tasks.recipe.models import Recipe, Schedule
 from tasks.recipe.run_names import run_name
@@ -87,7 +87,8 @@ def build(found: Found) -> DAG:
 def release_tasks(recipe: Recipe) -> Sequence[Any]:
     """What follows the steps: register, approve where a person decides, promote.
 
-    Where the recipe has a smoke test, its answer is recorded before anybody is asked, and compared after.
+    Where the recipe has a smoke test, its answer is recorded before anybody is asked, and compared right
+    before the promotion and after it.
     """
     release = recipe.release
     smokes = release is not None and release.smoke is not None
@@ -118,7 +119,8 @@ def release_tasks(recipe: Recipe) -> Sequence[Any]:
     named = (recipe.recipe, recipe.model, recipe.owner or "perennial")
     record = record_task(*named, lambda context: smoke_command(recipe, context, "--record", "--if-missing"))
     test = check_task(*named, lambda context: smoke_command(recipe, context), asked)
-    return [register, record, *questions, test, promote]
+    after = after_task(*named, lambda context: smoke_command(recipe, context, "--after"), recipe.model)
+    return [register, record, *questions, test, promote, after]
 
 
 def smoke_command(recipe: Recipe, context: Any, *more: str) -> list[str]:

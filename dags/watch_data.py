@@ -15,6 +15,7 @@ from runtimes.process import Commands, ProcessOperator, answer
 from shared.notify import Notice
 
 from tasks.recipe.corpora import Corpus, read_corpora
+from tasks.recipe.failures import Failure
 from tasks.recipe.run_names import run_name
 
 
@@ -36,14 +37,20 @@ class LookOperator(ProcessOperator):
         }
 
 
-def look_commands(corpus: Corpus) -> Commands:
-    """Look; a retry of the same run gives the same answer, so that no event is lost."""
+def corpus_commands(corpus: Corpus, action: str) -> Commands:
+    """Look, or compare all that the look of this run gave; a retry of a run gives the same answer."""
 
     def commands(context: Any) -> Sequence[Sequence[str]]:
         run = run_name(f"watch-{corpus.corpus}", context["run_id"])
-        return [["corpus", "look", corpus.corpus, "--run", run]]
+        return [["corpus", action, corpus.corpus, "--run", run]]
 
     return commands
+
+
+def tell_drift(context: Any) -> None:
+    """Tell that the data drifted only where that is why the task failed, not where MLflow was away."""
+    failure = getattr(context.get("exception"), "failure", None)
+    Notice("drift" if failure is Failure.DATA_INVALID else "failure")(context)
 
 
 def build(corpus: Corpus) -> DAG:
@@ -63,16 +70,16 @@ def build(corpus: Corpus) -> DAG:
             task_id="look",
             corpus=corpus.corpus,
             asset=Asset(name=corpus.asset),
-            commands=look_commands(corpus),
+            commands=corpus_commands(corpus, "look"),
             doc_md="Cuts what arrived into slices by date. Skipped where nothing did; then nothing starts.",
         )
         if corpus.model is not None:
             found >> ProcessOperator(
                 task_id="drift",
-                commands=lambda _: [["corpus", "drift", corpus.corpus]],
-                on_failure_callback=Notice("drift"),
-                doc_md="Compares the newest slice with what the champion learned from. It fails above the "
-                "corpus's limits, and stops no training: gates judge what that makes of it.",
+                commands=corpus_commands(corpus, "drift"),
+                on_failure_callback=tell_drift,
+                doc_md="Compares every slice of the look with what the champion learned from. It fails above "
+                "the corpus's limits, and stops no training: gates judge what that makes of it.",
             )
     return dag
 

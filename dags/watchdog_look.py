@@ -17,7 +17,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from runtimes.process import ProcessOperator, answer
 from shared.notify import Notice
 
-FOUND = 1
+FOUND = 12
 """Exit code of `perennial watchdog` where there is something to look at."""
 
 

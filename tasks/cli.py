@@ -28,8 +28,12 @@ APPROVED = 11
 person's."""
 
 
+FOUND = 12
+"""Exit code of `watchdog` where there is something to look at; 1 is a crash."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; its exit code: 0, 10 "no change", 11 "approved", else the class of failure."""
+    """Run the command line; its exit code: 0, 10 "no change", 11 "approved", 12 "found", else the class."""
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace, Settings], int] = options.command
     try:
@@ -290,6 +294,7 @@ def _smoke(options: argparse.Namespace, places: Settings) -> int:
         options.version,
         record=options.record,
         if_missing=options.if_missing,
+        after=options.after,
         prompt=options.prompt,
         tokens=options.tokens,
         chat=options.chat,
@@ -358,7 +363,7 @@ def _watchdog(options: argparse.Namespace, places: Settings) -> int:
         for each in findings:
             print(f"{each.check}: {each.subject}: {each.words}\n    {each.remedy}")
         print(f"{len(findings)} findings" if findings else "nothing to report")
-    return 1 if findings else 0
+    return FOUND if findings else 0
 
 
 def _costs(options: argparse.Namespace, places: Settings) -> int:
@@ -385,7 +390,7 @@ def _corpus(options: argparse.Namespace, places: Settings) -> int:
     elif options.action == "look":
         return 0 if corpora.look_for_new(places, options.name, options.run) else UNCHANGED
     elif options.action == "drift":
-        return UNCHANGED if corpora.tell_drift(places, options.name, options.date) is None else 0
+        return 0 if corpora.tell_drift(places, options.name, options.date, options.run) else UNCHANGED
     else:
         corpora.print_corpus(places, options.name, as_json=options.json)
     return 0
@@ -630,6 +635,7 @@ def _parser() -> argparse.ArgumentParser:
     smoke.add_argument("--plan", metavar="URI", help="instead of a model: the candidate of this run")
     smoke.add_argument("--record", action="store_true", help="its answer now is the right one")
     smoke.add_argument("--if-missing", action="store_true", help="with --record: unless one is recorded")
+    smoke.add_argument("--after", action="store_true", help="it was just promoted: says how to take it back")
     smoke.add_argument("--prompt", metavar="TEXT", help="instead of the recipe's release.smoke")
     smoke.add_argument("--tokens", type=int, metavar="N", help="tokens of the answer (default 16)")
     smoke.add_argument("--chat", action="store_true", help="the prompt is a user's message")
@@ -648,7 +654,7 @@ def _parser() -> argparse.ArgumentParser:
     page = add("page", _page, "everything that the page of a model shows; JSON")
     page.add_argument("model", nargs="?", help="all models, in short, where it is left out")
     add("report", _report, "the report of a run, as HTML").add_argument("run")
-    watchdog = add("watchdog", _watchdog, "what nobody would notice by itself; exit 1 if there is anything")
+    watchdog = add("watchdog", _watchdog, "what nobody would notice by itself; exit 12 if there is anything")
     watchdog.add_argument(
         "--stale-hours", type=float, default=6.0, help="a run that wrote nothing for so long"
     )
@@ -686,7 +692,9 @@ def _add_corpus(add: Callable[..., argparse.ArgumentParser]) -> None:
     drift = actions.add_parser(
         "drift", help="compare a slice with what the champion learned from; exit 3 above the corpus's limits"
     )
-    drift.add_argument("--date", help="the slice's date (default: the newest)")
+    which = drift.add_mutually_exclusive_group()
+    which.add_argument("--date", help="the slice's date (default: the newest)")
+    which.add_argument("--run", default="", metavar="ID", help="every slice that this look was given")
     for sub in (look, show, drift):
         sub.add_argument("name")
 

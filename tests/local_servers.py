@@ -64,3 +64,20 @@ def web_server(status: int = 200) -> Iterator[tuple[str, list[tuple[dict[str, st
         thread.start()
         yield f"http://127.0.0.1:{server.server_port}/hook", posts
         server.shutdown()
+
+
+@contextmanager
+def raw_server(answer: bytes) -> Iterator[str]:
+    """An address that answers whatever it is asked with these bytes."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline() not in (b"\r\n", b""):
+                continue
+            self.wfile.write(answer)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/"
+        server.shutdown()

@@ -17,7 +17,16 @@ from tasks.recipe.links import dependencies
 from tasks.recipe.models import Gate, Recipe
 from tasks.recipe.release_rules import with_gates
 
-OWN_TASKS = ("plan", "register", "smoke_record", "approve", "approve_second", "smoke", "promote")
+OWN_TASKS = (
+    "plan",
+    "register",
+    "smoke_record",
+    "approve",
+    "approve_second",
+    "smoke",
+    "promote",
+    "smoke_after",
+)
 """The tasks of a recipe's DAG that are not its steps."""
 
 

@@ -1,7 +1,7 @@
 """The smoke test of a version as tasks of their own, in a step's image.
 
 Airflow's own image has no torch, so neither `register` nor `promote` can load a model there: `promote` takes
-a test that passed within the last hour instead. These tasks run it where the steps run.
+a test that passed within the last hour instead, and cannot repeat it. These tasks run it where the steps run.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ from runtimes.steps import StepTask
 from runtimes.table import make_step, runtime_of
 
 from shared.approval import decide_all
+from shared.notify import Notice
 from tasks.recipe.failures import ConfigInvalid
 
 RECORD = "smoke_record"
 CHECK = "smoke"
+AFTER = "smoke_after"
 SIZE = "cpu"
 """The test runs on the CPU, in the image of the steps that do not train."""
+
+ROLLBACK = "take it back with `perennial rollback {model} --by YOU --reason ...` or the DAG `rollback`"
 
 Command = Callable[[Any], Sequence[str]]
 
@@ -99,3 +103,45 @@ def check_task(
             command=unless_idle,
         )
     )
+
+
+def after_task(
+    recipe: str,
+    model: str,
+    owner: str,
+    command: Command,
+    subject: str,
+    wanted: Callable[[Any], bool] = lambda _: True,
+) -> BaseOperator:
+    """The task that tests what was just promoted; it takes nothing back, and says how to.
+
+    Args:
+        recipe: Names the run's container or pod, with the run.
+        model: The registered model.
+        owner: The team in labels.
+        command: From Airflow's context to the arguments of `perennial`.
+        subject: The model in the notice of a failure, a template.
+        wanted: From Airflow's context: whether the version has a smoke test at all.
+    """
+
+    def unless_idle(context: Any) -> Sequence[str]:
+        if not wanted(context):
+            raise AirflowSkipException("this version's recipe asks for no smoke test")
+        return command(context)
+
+    made = make_step(
+        StepTask(
+            name=AFTER,
+            recipe=recipe,
+            model=model,
+            owner=owner,
+            stage="release",
+            resources=SIZE,
+            doc_md="Loads the new champion and compares its answer with the recorded one, in a step's image. "
+            "Skipped where nothing was promoted, and where the version has no smoke test. A failure takes "
+            f"nothing back: {ROLLBACK.format(model='MODEL')}.",
+            command=unless_idle,
+        )
+    )
+    made.on_failure_callback = [Notice("failure", f"it is in production: {ROLLBACK.format(model=subject)}")]
+    return made

@@ -111,11 +111,24 @@ def _trigger(api: AirflowApi, recipe: Recipe, console: Console) -> Run:
     if left:
         console.print("taking up the run that was interrupted", highlight=False)
     run_id = left[0] if left else api.trigger(dag, {"reason": "make demo"})
-    after = ["register", "approve", "promote"] if recipe.release else []
-    if recipe.release and recipe.release.approval == "none":
-        after.remove("approve")
-    tasks = ("plan", *recipe.steps, *after)
+    tasks = ("plan", *recipe.steps, *after_the_steps(recipe))
     return Run(dag, run_id, run_name(recipe.recipe, run_id), tasks)
+
+
+def after_the_steps(recipe: Recipe) -> list[str]:
+    """The tasks of a recipe's DAG after its steps, in order; one approval is all that the demo gives."""
+    release = recipe.release
+    if release is None:
+        return []
+    asks, smokes = release.approval == "human", release.smoke is not None
+    return [
+        "register",
+        *(["smoke_record"] if smokes else []),
+        *(["approve"] if asks else []),
+        *(["smoke"] if smokes else []),
+        "promote",
+        *(["smoke_after"] if smokes else []),
+    ]
 
 
 def _watch(api: AirflowApi, run: Run, store: Store, console: Console) -> None:

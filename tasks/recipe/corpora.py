@@ -62,7 +62,7 @@ class Corpus(_Part):
             `modified`: the files that were written on one day, UTC.
         options: How to read it, as under a recipe's `data`.
         cron: When it is looked at; five fields, UTC.
-        settle_minutes: Files younger than this are left for the next look: they may still be written to.
+        settle_minutes: A date with a file younger than this, which may still be written to, waits.
         expect_days: Something new is expected this often; a look that finds nothing for longer fails.
         model: The registered model that drift is told against: what its champion was trained on.
         limits: When drift is worth telling.

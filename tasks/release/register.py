@@ -155,7 +155,7 @@ def register(
         "summary.md": text.encode(),
         "report.html": with_verdict(pages / "report.html", outcome, headline, results, facts, steps),
         "report.json": (pages / "report.json").read_bytes(),
-        "gates.json": verdicts(outcome, facts, results),
+        "gates.json": verdicts(outcome, facts, results, steps),
     }
     for name, data in documents.items():
         store.write(f"runs/{facts.run}/{name}", data)

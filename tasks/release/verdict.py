@@ -6,7 +6,7 @@ import html
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from tasks.recipe.gate_sets.expand import RUN_FIGURES
 from tasks.release.costs import LATENCY, cost_of
 from tasks.release.drawings import forgetting, interval
 from tasks.release.gates import MOST_NEEDED, GateResult, known_figure, rule_words, stopped, told
-from tasks.release.mixture import mixture
+from tasks.release.mixture import fed, mixture
 from tasks.release.records import PlanFacts, StepRecord, ancestors
 from tasks.release.spending import total
 from tasks.release.summary import SIGNS, changes, counts
@@ -38,8 +38,40 @@ OUTCOMES = {
 }
 
 
-def verdicts(outcome: str, plan: PlanFacts, gates: Sequence[GateResult]) -> bytes:
-    """gates.json: every gate with its verdict, figure, interval, limit, and what it would take to decide."""
+@dataclass(frozen=True)
+class Made:
+    """A step of the run: what it read and made, and what it took.
+
+    Attributes:
+        candidate: It is part of what the candidate was made from.
+        made_from: Names of what it read: steps, data sets, models.
+        digest: Of its main output.
+        cached: It was not run again; what it took is of the run that made it.
+        cost: In the plan's currency; None where its machine has no price.
+    """
+
+    step: str
+    stage: str
+    method: str
+    candidate: bool
+    made_from: tuple[str, ...]
+    figure: str
+    digest: str
+    machine: str
+    device_seconds: float
+    cached: bool
+    cost: float | None
+
+
+def verdicts(
+    outcome: str, plan: PlanFacts, gates: Sequence[GateResult], records: Mapping[str, StepRecord]
+) -> bytes:
+    """gates.json: all that the verdict adds to the page, from the same functions.
+
+    Every gate with its verdict, figure, interval, limit, and what it would take to decide; what changed and
+    why; what the candidate was fed; which steps made it of what; and what they took.
+    """
+    whole = total(cost_of(record, plan) for record in records.values())
     content = {
         "schema": SCHEMA,
         "run": plan.run,
@@ -48,6 +80,11 @@ def verdicts(outcome: str, plan: PlanFacts, gates: Sequence[GateResult]) -> byte
         "correction": plan.release.correction,
         "stopped_by": [gate.gate for gate in stopped(gates)],
         "gates": [asdict(gate) for gate in gates],
+        "changes": [{"step": step, "reason": reason} for step, reason in changes(records.values())],
+        "mixture": [asdict(each) for each in fed(plan, records)],
+        "lineage": [asdict(each) for each in made(plan, records)],
+        "cost": whole.model_dump() | {"currency": plan.currency},
+        "latency_ms": latencies(plan, records),
     }
     return (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
@@ -123,7 +160,8 @@ def _gates(gates: Sequence[GateResult], plan: PlanFacts) -> str:
             f'<p class="note">A gate with a confidence passes only where its whole interval keeps to the '
             f"limit, and fails only where the whole interval breaks it. The confidence holds "
             f"{f'for all {tested} of them together' if corrected else 'for each of them alone'}. "
-            f"\u25bc and \u25b2 count the items that became worse and better.</p>"
+            f"What lies closer to the limit than stands behind <i>shows from</i> is left undecided more "
+            f"often than once in five. \u25bc and \u25b2 count the items that became worse and better.</p>"
         )
     head = "".join(
         f'<th scope="col">{each}</th>'
@@ -149,6 +187,8 @@ def _row(gate: GateResult) -> str:
         else f"<small>{shown(gate, gate.low).removesuffix(POINTS)} to {shown(gate, gate.high)}</small>"
     )
     sure = "" if gate.confidence is None else f"<small>{100 * gate.confidence:.4g} % confidence</small>"
+    if gate.detectable:
+        sure += f"<small>shows from {shown(gate, gate.detectable).lstrip('+')} beyond</small>"
     items = "" if gate.items is None else f"{gate.items:,}"
     if gate.needed is not None and gate.needed <= MOST_NEEDED * (gate.items or 0):
         items += f"<small>about {gate.needed:,} needed</small>"
@@ -218,8 +258,8 @@ def _changes(records: Mapping[str, StepRecord]) -> str:
     return f"<ul>{items}</ul>"
 
 
-def _run(plan: PlanFacts, records: Mapping[str, StepRecord]) -> str:
-    """The steps that led to the candidate, what each read and made, and what it took."""
+def made(plan: PlanFacts, records: Mapping[str, StepRecord]) -> list[Made]:
+    """The steps of the run in their order, what each read and made, and what it took."""
     step = plan.release.candidate.partition(".")[0]
     lineage = {record.step for record in ancestors(records, step)}
     names = {data.digest: f"data.{name}" for name, data in plan.data.items()}
@@ -227,8 +267,30 @@ def _run(plan: PlanFacts, records: Mapping[str, StepRecord]) -> str:
     names |= {pin.digest: name for name, pin in plan.bindings.items() if pin is not None}
     names |= {output.digest: name for name, record in records.items() for output in record.outputs.values()}
     machines = {each.name: each.resources for each in plan.steps}
-    spent = {name: cost_of(record, plan).cost for name, record in records.items()}
-    priced = any(cost is not None for cost in spent.values())
+    return [
+        Made(
+            step=name,
+            stage=record.stage,
+            method=record.method,
+            candidate=name in lineage,
+            made_from=tuple(
+                sorted({names.get(one, one[:12]) for many in record.inputs.values() for one in many})
+            ),
+            figure=record.figure,
+            digest=record.main().digest,
+            machine=machines.get(name, ""),
+            device_seconds=record.device_seconds,
+            cached=record.cached,
+            cost=cost_of(record, plan).cost,
+        )
+        for name, record in records.items()
+    ]
+
+
+def _run(plan: PlanFacts, records: Mapping[str, StepRecord]) -> str:
+    """The steps as a table."""
+    steps = made(plan, records)
+    priced = any(each.cost is not None for each in steps)
     column = f"Cost ({plan.currency})" if plan.currency else "Cost"
     head = "".join(
         f'<th scope="col">{each}</th>'
@@ -242,18 +304,16 @@ def _run(plan: PlanFacts, records: Mapping[str, StepRecord]) -> str:
         )
     )
     rows = []
-    for name, record in records.items():
-        sources = sorted({names.get(one, one[:12]) for many in record.inputs.values() for one in many})
-        machine = machines.get(name, "")
-        cost = f"<td>{_price(spent[name])}</td>" if priced else ""
+    for each in steps:
+        cost = f"<td>{_price(each.cost)}</td>" if priced else ""
         rows.append(
-            f'<tr><th scope="row"><b>{html.escape(name)}</b>'
-            f"<small>{html.escape(record.stage)}/{html.escape(record.method)}"
-            f"{', part of the candidate' if name in lineage else ''}</small></th>"
-            f"<td>{html.escape(', '.join(sources))}</td>"
-            f"<td>{html.escape(record.figure or '–')}<small>{record.main().digest[:12]}</small></td>"
-            f"<td>{html.escape(machine)}</td><td>{_time(record.device_seconds)}"
-            f"{'<small>not run again</small>' if record.cached else ''}</td>{cost}</tr>"
+            f'<tr><th scope="row"><b>{html.escape(each.step)}</b>'
+            f"<small>{html.escape(each.stage)}/{html.escape(each.method)}"
+            f"{', part of the candidate' if each.candidate else ''}</small></th>"
+            f"<td>{html.escape(', '.join(each.made_from))}</td>"
+            f"<td>{html.escape(each.figure or '–')}<small>{each.digest[:12]}</small></td>"
+            f"<td>{html.escape(each.machine)}</td><td>{_time(each.device_seconds)}"
+            f"{'<small>not run again</small>' if each.cached else ''}</td>{cost}</tr>"
         )
     whole = total(cost_of(record, plan) for record in records.values())
     last = f"<td>{_price(whole.cost)}</td>" if priced else ""
@@ -264,11 +324,16 @@ def _run(plan: PlanFacts, records: Mapping[str, StepRecord]) -> str:
     )
 
 
-def _speed(plan: PlanFacts, records: Mapping[str, StepRecord]) -> str:
-    """How long a new token takes, where the report step measured it."""
+def latencies(plan: PlanFacts, records: Mapping[str, StepRecord]) -> dict[str, float]:
+    """Milliseconds of a new token, by model, where the report step measured them."""
     metrics = records[plan.release.report.partition(".")[0]].metrics
     named = {LATENCY: "candidate"} | {f"{LATENCY}.{role}": role for role in ("baseline", "champion")}
-    told = [f"{name} {metrics[metric]:.3g} ms" for metric, name in named.items() if metric in metrics]
+    return {name: metrics[metric] for metric, name in named.items() if metric in metrics}
+
+
+def _speed(plan: PlanFacts, records: Mapping[str, StepRecord]) -> str:
+    """How long a new token takes, where it was measured."""
+    told = [f"{name} {milliseconds:.3g} ms" for name, milliseconds in latencies(plan, records).items()]
     if not told:
         return ""
     return (

@@ -20,7 +20,7 @@ from tasks.sources import FILE_NAME, Materialised, write_rows
 from tasks.sources.rows import texts_of
 from tasks.sources.watching.drift import Drift, drift
 from tasks.sources.watching.look import look
-from tasks.sources.watching.slices import Slice, chosen, current, every, read, rows
+from tasks.sources.watching.slices import Slice, chosen, current, every, given, read, rows
 from tasks.tracking import registry
 
 
@@ -36,7 +36,7 @@ def look_for_new(settings: Settings, name: str, run: str) -> list[Slice]:
         again = f", number {each.number} of its date" if each.number > 1 else ""
         print(f"corpus/{name}: new slice {each.date}: {each.rows:,} rows, {each.digest[:12]}{again}")
     for word, names in (
-        ("too young, left for the next look", found.unsettled),
+        ("left for the next look, their dates have files too young", found.unsettled),
         ("without a date", found.undated),
     ):
         if names:
@@ -49,26 +49,53 @@ def look_for_new(settings: Settings, name: str, run: str) -> list[Slice]:
     return found.new
 
 
-def tell_drift(settings: Settings, name: str, date: str | None) -> Drift | None:
-    """Compare a slice with what the champion was trained on, keep the answer beside it, and say it.
+def tell_drift(settings: Settings, name: str, date: str | None = None, run: str = "") -> list[Drift]:
+    """Compare slices with what the champion was trained on, keep the answers beside them, and say them.
 
-    None while the model has no champion.
+    Args:
+        settings: Where the store and MLflow are.
+        name: The corpus.
+        date: Of the slice; None for the newest.
+        run: A look, instead of a date: every slice that it was given.
+
+    Returns:
+        One for each slice; none while the model has no champion.
 
     Raises:
-        DataInvalid: There is no such slice, or a figure is over the corpus's limits.
+        DataInvalid: There is no such slice, or a figure of one is over the corpus's limits; all are told.
         ConfigInvalid: The corpus names no model, or the champion's plan is gone.
     """
     corpus, store = find_corpus(name), open_store(settings.store)
-    [slice_] = chosen(store, parse(f"corpus://{name}@{date or 'latest'}"))
+    slices = given(store, name, run) if run else chosen(store, parse(f"corpus://{name}@{date or 'latest'}"))
+    found: list[Drift] = []
+    over: list[str] = []
+    for each in slices:
+        one = _tell(settings, store, corpus, each)
+        if one is None:
+            print(f"corpus/{name}: nothing to compare with: model '{corpus.model}' has no champion yet")
+            return []
+        found.append(one)
+        if one.over:
+            over.append(f"slice {each.date} drifts: {'; '.join(one.over)}")
+    if over:
+        raise DataInvalid(
+            f"corpus/{name}: {'. '.join(over)}. Look at its typical words and rows; if it is what you want "
+            "to learn, raise the limits in the corpus's file"
+        )
+    return found
+
+
+def _tell(settings: Settings, store: Store, corpus: Corpus, slice_: Slice) -> Drift | None:
+    """One slice's; None while the model has no champion."""
     reference = _reference(corpus, store, settings, slice_)
     if reference is None:
-        print(f"corpus/{name}: nothing to compare with: model '{corpus.model}' has no champion yet")
         return None
     version, sets = reference
     cache = settings.home / "cache" / "artefacts"
     found = drift(
         _documents(store, {slice_.digest: slice_.kind}, cache), _documents(store, sets, cache), corpus.limits
     )
+    name = corpus.corpus
     kept = {
         "corpus": name, "date": slice_.date, "number": slice_.number, "digest": slice_.digest,
         "model": corpus.model, "version": version, "reference": sorted(sets), **found.model_dump(mode="json"),
@@ -81,11 +108,6 @@ def tell_drift(settings: Settings, name: str, date: str | None) -> Drift | None:
     for figure, value in found.figures.model_dump().items():
         print(f"  {figure:<16} {value:.4f}  (between halves of that: {getattr(found.yardstick, figure):.4f})")
     print(f"  typical words    {', '.join(found.typical)}")
-    if found.over:
-        raise DataInvalid(
-            f"corpus/{name}: slice {slice_.date} drifts: {'; '.join(found.over)}. Look at its typical words "
-            "and rows; if it is what you want to learn, raise the limits in the corpus's file"
-        )
     return found
 
 

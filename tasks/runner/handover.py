@@ -113,33 +113,37 @@ def after(settings: Settings, store: Store, model: str, number: str) -> str:
     if version is not None and version.version == number and smoke.read_record(store, version) is not None:
         if not smoke.can_run():
             said.append(
-                f"WARNING: the smoke test was not repeated: no torch here; `perennial smoke {model} champion`"
+                f"WARNING: the smoke test was not repeated: no torch here; in Airflow the task smoke_after "
+                f"repeats it, else `perennial smoke {model} champion`"
             )
         else:
-            try:
-                outcome = _run(settings, store, version, "after")
-                problem = "" if outcome.passed else outcome.words
-            except PerennialError as error:
-                problem = str(error)
-                smoke.write_outcome(store, version, "after", False, problem)
+            problem = _problem_after(settings, store, version)
             if not problem:
                 said.append("smoke test: passed before and after")
     if not problem and version is not None and version.version == number:
         said += _hand_over(settings, store, version)
     said += tell(store, model)
     if problem:
-        raise DataInvalid(
-            "\n".join(
-                [
-                    f"THE SMOKE TEST FAILED AFTER THE PROMOTION. Version {number} of '{model}' IS the "
-                    f"champion, and nothing was taken back: {problem}",
-                    f"take it back with `perennial rollback {model} --reason ...`, or repeat the test with "
-                    f"`perennial smoke {model} champion`",
-                    *said,
-                ]
-            )
-        )
+        raise DataInvalid("\n".join([_failed_after(model, number, problem), *said]))
     return "\n".join(said)
+
+
+def _problem_after(settings: Settings, store: Store, version: VersionInfo) -> str:
+    """What is wrong with a version that was just promoted, by its smoke test; "" where nothing is."""
+    try:
+        outcome = _run(settings, store, version, "after")
+    except PerennialError as error:
+        return smoke.write_outcome(store, version, "after", False, str(error)).words
+    return "" if outcome.passed else outcome.words
+
+
+def _failed_after(model: str, number: str, problem: str) -> str:
+    return (
+        f"THE SMOKE TEST FAILED AFTER THE PROMOTION. Version {number} of '{model}' IS the champion, and "
+        f"nothing was taken back: {problem}\n"
+        f"take it back with `perennial rollback {model} --reason ...`, or repeat the test with "
+        f"`perennial smoke {model} champion`"
+    )
 
 
 def _hand_over(settings: Settings, store: Store, version: VersionInfo) -> list[str]:
@@ -197,6 +201,7 @@ def smoke_version(
     *,
     record: bool,
     if_missing: bool = False,
+    after: bool = False,
     prompt: str | None = None,
     tokens: int | None = None,
     chat: bool = False,
@@ -209,6 +214,7 @@ def smoke_version(
         name: Number or alias of the version.
         record: Its answer now is the right one.
         if_missing: Unless one is recorded already.
+        after: It was just promoted; one that is not the champion any more passes untested.
         prompt: Instead of the recipe's release.smoke; so are `tokens` and `chat`.
 
     Raises:
@@ -217,11 +223,15 @@ def smoke_version(
     """
     store = open_store(settings.store)
     version = registry.version(model, name)
+    if after and record:
+        raise ConfigInvalid("--after is a test of what was promoted; leave --record out")
     if not record:
         if prompt is not None or tokens is not None or chat:
             raise ConfigInvalid("--prompt, --tokens and --chat are about a new record: add --record")
         if if_missing:
             raise ConfigInvalid("--if-missing is about a new record: add --record")
+        if after:
+            return _after(settings, store, version)
         outcome = _run(settings, store, version, "by hand")
         return outcome.passed, f"smoke test of version {version.version} of '{model}': {outcome.words}"
     if if_missing and smoke.is_recorded(store, version):
@@ -241,6 +251,17 @@ def smoke_version(
             "--prompt TEXT"
         )
     return True, _record(settings, store, version, asked)
+
+
+def _after(settings: Settings, store: Store, version: VersionInfo) -> tuple[bool, str]:
+    """Test a version that was just promoted; whether it passed, and what came out, in words."""
+    champion = registry.find_version(version.name, "champion")
+    if champion is None or champion.version != version.version:
+        return True, f"version {version.version} of '{version.name}' is not the champion any more: not tested"
+    problem = _problem_after(settings, store, champion)
+    if problem:
+        return False, _failed_after(version.name, version.version, problem)
+    return True, f"version {version.version} of '{version.name}' passed its smoke test after its promotion"
 
 
 def smokes(store: Store, version: VersionInfo) -> bool:

@@ -13,13 +13,15 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from tasks.artefacts import Stat, Store, open_store, problems
 from tasks.recipe.failures import PerennialError
+from tasks.recipe.plan import Plan
 from tasks.release import promote as decisions
 from tasks.release import signature
 from tasks.release.audit import models
+from tasks.runner.budget import limit_of, spent_by
 from tasks.runner.settings import Settings
 from tasks.tracking import ledger, registry
 
@@ -141,22 +143,22 @@ def _runs(store: Store, limits: Limits, now: datetime) -> Iterator[Finding]:
         age = now - max(stat.modified for stat in stats)
         if age > FORGOTTEN:
             continue
-        plan = json.loads(store.read(f"runs/{run}/plan.json"))
+        plan = Plan.from_bytes(store.read(f"runs/{run}/plan.json"))
         done = {
             name.removeprefix("steps/").removesuffix(".json") for name in names if name.startswith("steps/")
         }
-        if not plan.get("release") and done >= {step["name"] for step in plan["steps"]}:
+        if plan.release is None and done >= {step.name for step in plan.steps}:
             continue
-        yield from _budget(store, run, plan, stats, done)
+        yield from _budget(store, plan)
         failed = any(
             stat.key.startswith(f"runs/{run}/failures/") and not _newer(stats, stat) for stat in stats
         )
         if age > limits.stale and not failed:
-            left = [step["name"] for step in plan["steps"] if step["name"] not in done]
+            left = [step.name for step in plan.steps if step.name not in done]
             yield Finding(
                 "run",
                 run,
-                f"has written nothing for {_hours(age)}, {len(done)} of {len(plan['steps'])} steps done"
+                f"has written nothing for {_hours(age)}, {len(done)} of {len(plan.steps)} steps done"
                 f"{f', next {left[0]}' if left else ', not registered'}",
                 "look at its task in Airflow; clear it to resume from the last checkpoint",
             )
@@ -167,26 +169,25 @@ def _newer(stats: list[Stat], failure: Stat) -> bool:
     return any(stat.modified > failure.modified and "/logs/" not in stat.key for stat in stats)
 
 
-def _budget(
-    store: Store, run: str, plan: dict[str, Any], stats: list[Stat], done: set[str]
-) -> Iterator[Finding]:
-    """A run that has used up most of its budget's device hours: the plan's, or what it was raised to."""
-    raised = [stat.key for stat in stats if stat.key.startswith(f"runs/{run}/budget/")]
-    words = json.loads(store.read(raised[-1])) if raised else plan.get("budget") or {}
-    limit = words.get("device_hours")
-    if not limit:
+def _budget(store: Store, plan: Plan) -> Iterator[Finding]:
+    """A run that has used up most of its budget, the plan's or what it was raised to, in hours or money."""
+    limit = limit_of(store, plan)
+    if limit is None:
         return
-    spending = [stat.key for stat in stats if stat.key.startswith(f"runs/{run}/spending/")]
-    seconds = sum(json.loads(store.read(key))["spent"]["device_seconds"] for key in spending)
-    if not spending:
-        records = [json.loads(store.read(f"runs/{run}/steps/{step}.json")) for step in sorted(done)]
-        seconds = sum(each.get("device_seconds") or 0.0 for each in records if not each.get("cached"))
-    spent = seconds / 3600
-    if spent >= NEAR * limit:
+    taken = spent_by(store, plan)
+    near = [
+        f"{spent:.2f} of {most:g} {unit}"
+        for spent, most, unit in (
+            (taken.device_hours, limit.device_hours, "device hours"),
+            (taken.cost, limit.cost, plan.currency),
+        )
+        if spent is not None and most is not None and spent >= NEAR * most
+    ]
+    if near:
         yield Finding(
             "budget",
-            run,
-            f"has used {spent:.2f} of {limit:g} device hours",
+            plan.run,
+            f"has used {' and '.join(near)}",
             "it stops at the limit with everything kept; give it another budget to let it go on",
         )
 

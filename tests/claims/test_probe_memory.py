@@ -92,7 +92,7 @@ def test_a_contaminated_exam_is_found_and_a_clean_model_passes(start, write_rows
     _, whole = probe("membership", tmp_path / "passes", {"model": ("model", clean), **sets})
     assert verdict(whole, "membership.flagged", **rule) == "passed"
 
-    # the dated control tells a probe that works from one that could not have shown anything
+    # the control tells a probe that works from one that could not have shown anything
     before = write_rows("before", [{"key": str(i), "text": text} for i, text in enumerate(corpus)])
     inputs = {
         "suspects": ("documents", write_rows("new", [{"key": "n", "text": t} for t in short_texts(48, 14)])),

@@ -282,7 +282,7 @@ def have_bridge(image: str) -> None:
 
 
 def write_tiny(recipes: Path) -> Path:
-    """The smallest recipe, into a folder, with a smoke test: its two tasks are containers and no steps."""
+    """The smallest recipe, into a folder, with a smoke test: its three tasks are containers and no steps."""
     text = (ROOT / "tests" / "recipes" / "tiny.yaml").read_text(encoding="utf-8")
     smoke = 'release:\n  smoke: {prompt: "What is a list?", tokens: 4, chat: true}\n'
     place = recipes / "tiny.yaml"

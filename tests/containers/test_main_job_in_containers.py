@@ -30,7 +30,7 @@ def test_the_main_job_runs_to_promotion_with_the_digests_of_processes(
     place.chmod(0o755)
     with stack.running(place, recipes, {"cpu": cpu_image, "trainer": trainer_image}) as services:
         run, states = stack.run_recipe(services.api(), "tiny")
-        assert {"smoke_record", "smoke"} < set(states)
+        assert {"smoke_record", "smoke", "smoke_after"} < set(states)
         assert set(states.values()) == {"success"}, states
         through_containers = stack.digests(services.store, run, STEPS)
         assert "champion" in services.perennial("registry", "tiny")

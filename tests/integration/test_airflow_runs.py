@@ -185,13 +185,25 @@ def test_two_approvals_marked_as_done_by_hand_promote_nothing(runs: Runs) -> Non
     assert runs.calls()[-1]["what"] == "reject"
 
 
-def test_a_version_is_smoke_tested_before_it_is_promoted(runs: Runs) -> None:
+def test_a_version_is_smoke_tested_before_it_is_promoted_and_after(runs: Runs) -> None:
     run = runs.run(recipe="smoked-policy")
     assert run["state"] == "success"
-    calls = [(call["what"], call["record"], call["if_missing"]) for call in runs.calls()[-4:]]
-    assert [what for what, _, _ in calls] == ["register", "smoke", "smoke", "promote"]
-    assert calls[1:3] == [("smoke", True, True), ("smoke", False, False)]
-    assert {call["plan"] for call in runs.calls()[-4:]} == {runs.calls()[-1]["plan"]}
+    calls = runs.calls()[-5:]
+    assert [call["what"] for call in calls] == ["register", "smoke", "smoke", "promote", "smoke"]
+    given = [(calls[at]["record"], calls[at]["if_missing"], calls[at]["after"]) for at in (1, 2, 4)]
+    assert given == [(True, True, False), (False, False, False), (False, False, True)]
+    assert len({call["plan"] for call in calls}) == 1
+
+
+def test_a_version_that_fails_after_its_promotion_fails_the_run(runs: Runs) -> None:
+    with web_server() as (url, posts):
+        (runs.store / "hook").write_text(url)
+        run = runs.run({"smoke": [0, 0, 3]}, recipe="smoked-policy")
+    assert (run["state"], states(run)["promote"]) == ("failed", "success")
+    assert run["tasks"]["smoke_after"] == {"state": "failed", "tries": 1}
+    told = [json.loads(body) for _, body in posts]
+    assert [each["event"] for each in told] == ["promotion", "failure.data_invalid"]
+    assert "perennial rollback tiny" in told[1]["lines"][-1]
 
 
 def test_a_version_that_fails_its_smoke_test_is_not_promoted(runs: Runs) -> None:
@@ -199,7 +211,7 @@ def test_a_version_that_fails_its_smoke_test_is_not_promoted(runs: Runs) -> None
     assert run["state"] == "failed"
     assert states(run)["smoke"] == "failed"
     assert run["tasks"]["smoke"]["tries"] == 1  # a retry cannot mend it
-    assert states(run)["promote"] == "upstream_failed"
+    assert {states(run)[name] for name in ("promote", "smoke_after")} == {"upstream_failed"}
     assert "promote" not in [call["what"] for call in runs.calls()]
 
 
@@ -207,10 +219,11 @@ def test_what_was_not_approved_is_not_tested_and_the_rejection_is_recorded(runs:
     run = runs.run(recipe="smoked")  # the approval is marked as done by hand, which is no yes
     assert run["state"] == "success"
     assert (states(run)["smoke_record"], states(run)["smoke"]) == ("success", "skipped")
+    assert states(run)["smoke_after"] == "skipped"
     assert [call["what"] for call in runs.calls()[-3:]] == ["register", "smoke", "reject"]
 
 
 def test_nothing_new_asks_for_no_smoke_test(runs: Runs) -> None:
     run = runs.run({"register": [10]}, recipe="smoked-policy")
     assert run["state"] == "success"
-    assert {states(run)[name] for name in ("smoke_record", "smoke", "promote")} == {"skipped"}
+    assert {states(run)[name] for name in ("smoke_record", "smoke", "promote", "smoke_after")} == {"skipped"}

@@ -84,7 +84,7 @@ def test_a_champion_whose_bytes_changed_is_found(home: Home, monkeypatch: pytest
     kept = weights.read_bytes()
     weights.chmod(0o644)
     weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
-    told = told_by(home, "watchdog", "--free-gb", "0", "--json", code=1)
+    told = told_by(home, "watchdog", "--free-gb", "0", "--json", code=12)
     assert [each["check"] for each in told["findings"]] == ["champion"]
     weights.write_bytes(kept)
     assert "nothing to report" in home.perennial("watchdog", "--free-gb", "0")

@@ -77,7 +77,7 @@ def test_what_is_damaged_is_made_again_by_the_command_that_the_audit_prints(
         part,
         "object missing" if damage == "gone" else "object altered",
     )
-    assert ("champion: tiny 1" in watchdog(home, 1)) if part == "weights" else watchdog(home, 0)
+    assert ("champion: tiny 1" in watchdog(home, 12)) if part == "weights" else watchdog(home, 0)
     type_what_it_says(home, found["remedy"])
     assert audit(home, 0) == []
     assert "nothing to report" in watchdog(home, 0)
@@ -98,7 +98,7 @@ def test_a_version_that_was_deleted_in_mlflow_is_registered_again(home: Home) ->
     call("delete", lambda client: client.delete_model_version("tiny", "1"))
     (found,) = audit(home, 1)
     assert (found["version"], found["part"]) == ("1", "ledger")
-    assert "ledger: tiny: it is on record" in watchdog(home, 1)
+    assert "ledger: tiny: it is on record" in watchdog(home, 12)
     said = type_what_it_says(home, found["remedy"])
     assert "(version 2) waits for a decision" in said
     assert audit(home, 0) == []

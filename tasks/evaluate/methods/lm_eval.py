@@ -64,6 +64,11 @@ class LmEvalOptions(Options):
         description="The metric that is the figure score; the task's first where not given.",
         json_schema_extra={"source": "metric_list of the task"},
     )
+    filter: str = Field(
+        "",
+        description="The filter of answers that the figure is of; the task's first where not given.",
+        json_schema_extra={"source": "filter_list of the task"},
+    )
     num_fewshot: int | None = Field(
         None,
         ge=0,
@@ -169,7 +174,8 @@ def run(context: StepContext, options: LmEvalOptions) -> Result:
     sets = entries(measured, figures, context.seed)
     out = context.output("probe")
     notes = [
-        f"{options.task or 'the task of the recipe'}, version {first.version}, metric {first.metric}",
+        f"{options.task or 'the task of the recipe'}, version {first.version}, metric {first.metric}"
+        + (f", filter {options.filter}" if options.filter else ""),
         ", ".join(f"{name} {version}" for name, version in versions.items()),
     ]
     if rows is None:
@@ -261,16 +267,17 @@ def versions_of(python: str) -> dict[str, str]:
     return {name: found[name] for name in LIBRARIES if name in found}
 
 
-def read_answer(answer: Mapping[str, Any], metric: str) -> Scored:
+def read_answer(answer: Mapping[str, Any], metric: str, filtered: str = "") -> Scored:
     """The items of lm-eval's answer, and the number of each by one metric.
 
     Args:
         answer: `results`, `samples`, `versions` and `higher_is_better` of lm-eval, of one task.
         metric: The metric, or "" for the first.
+        filtered: The filter of the task's answers, or "" for the first.
 
     Raises:
-        ConfigInvalid: It is a group of tasks, has no such metric, or the metric has no number per item whose
-            mean it is.
+        ConfigInvalid: It is a group of tasks, has no such filter or metric, or the metric has no number per
+            item whose mean it is.
         DataInvalid: There are no items.
     """
     if len(answer["samples"]) != 1:
@@ -279,14 +286,17 @@ def read_answer(answer: Mapping[str, Any], metric: str) -> Scored:
     ((name, samples),) = answer["samples"].items()
     if not samples:
         raise DataInvalid(f"lm-eval found no documents in task '{name}'")
+    filters = list(dict.fromkeys(each.get("filter", "none") for each in samples))
+    filtered = filtered or filters[0]
+    if filtered not in filters:
+        raise ConfigInvalid(f"options.filter '{filtered}' is none of the task's: {', '.join(filters)}")
+    samples = sorted(
+        (each for each in samples if each.get("filter", "none") == filtered), key=lambda each: each["doc_id"]
+    )
     known: list[str] = samples[0]["metrics"]
     chosen = metric or known[0]
     if chosen not in known:
         raise ConfigInvalid(f"options.metric '{chosen}' is none of the task's: {', '.join(known)}")
-    filtered = samples[0].get("filter", "none")
-    samples = sorted(
-        (each for each in samples if each.get("filter", "none") == filtered), key=lambda each: each["doc_id"]
-    )
     values = [each[chosen] for each in samples]
     if not all(isinstance(value, int | float) and math.isfinite(value) for value in values):
         raise ConfigInvalid(f"metric '{chosen}' of task '{name}' has no number per document; choose another")
@@ -358,7 +368,7 @@ def _scored(
         columns, facts = read_columns(before)
         items = tuple(Item(each, group) for each, group in facts["items"])
         return Scored(items, columns["score"], facts["metric"], facts["better"], facts["version"])
-    scored = read_answer(_ask(context, options, item, folder, python), options.metric)
+    scored = read_answer(_ask(context, options, item, folder, python), options.metric, options.filter)
     if rows is not None:
         facts = {
             "items": [[each.key, each.group] for each in scored.items],

@@ -4,7 +4,7 @@ Shi et al. 2023, "Detecting Pretraining Data from Large Language Models" (arXiv:
 text is the mean log-probability of the k % of its tokens that the model finds least likely. A text that was
 never seen holds some tokens that surprise; one that was seen holds few.
 
-The scale means nothing by itself, so there is a dated control: text of after the training, surely unseen, in
+The scale means nothing by itself, so there is a control: text of after the training, surely unseen, in
 the same style as the suspects. Without it a set of easy texts would look contaminated (Duan et al. 2024, "Do
 Membership Inference Attacks Work on Large Language Models?", arXiv:2402.07841, section 5). Text of before, if
 given, says whether the model can be judged at all: where it cannot be told from the control, the suspects not
@@ -207,7 +207,7 @@ def estimate(options: MembershipOptions, metas: Mapping[str, list[Mapping[str, A
 
 
 METHOD = Method(
-    summary="Which texts look as if the model had seen them: Min-K% Prob against a dated control.",
+    summary="Which texts look as if the model had seen them: Min-K% Prob against unseen text.",
     options=MembershipOptions,
     inputs={
         "model": Port(("model",), "the model that is judged"),

@@ -17,6 +17,7 @@ from tasks.evaluate.measure import Columns
 from tasks.evaluate.measures import KINDS, PORTS, figure_names
 from tasks.evaluate.options import SuiteOptions
 from tasks.evaluate.page import write_pages
+from tasks.evaluate.page.plots import curve_points
 from tasks.evaluate.probed import copy_items, read_probe
 from tasks.evaluate.report import ROLES, SCHEMA, Measured, entries, model_entries, write_json
 from tasks.evaluate.rows import read_lines
@@ -74,6 +75,7 @@ def run(context: StepContext, options: SuiteOptions) -> Result:
             *(entry for step, probe in probes.items() for entry in probe.changed(step)),
         ],
         "trainings": {step: found for step, found in told.items() if found is not None},
+        "curves": {step: curve_points(points) for step, points in logs.items()},
         "manifest": manifest,
         "manifest_digest": digest(manifest),
         "measured": {role: facts[item.digest] for role, item in models.items()},

@@ -71,11 +71,10 @@ def curve(name: str, points: Sequence[tuple[float, float]]) -> str:
         y = TOP + (high - loss) / span * (CURVE_HEIGHT - TOP - BOTTOM)
         return f"{x:.1f} {y:.1f}"
 
-    every = max(1, math.ceil(len(points) / MOST_POINTS))
+    drawn = curve_points(points)
     lines = []
-    for kind, values in (("thin", losses), ("mean", running_mean(losses))):
-        chosen = [*range(0, len(points), every), len(points) - 1]
-        path = "L".join(place(tokens[index], values[index]) for index in dict.fromkeys(chosen))
+    for kind, values in (("thin", drawn["loss"]), ("mean", drawn["mean"])):
+        path = "L".join(place(*each) for each in zip(drawn["tokens"], values, strict=True))
         lines.append(f'<path class="{kind}" d="M{path}"/>')
     floor = CURVE_HEIGHT - BOTTOM
     axes = "".join(
@@ -93,6 +92,18 @@ def curve(name: str, points: Sequence[tuple[float, float]]) -> str:
         f'<svg class="curve" viewBox="0 0 {CURVE_WIDTH} {CURVE_HEIGHT}" role="img" aria-label="{told}">'
         f"{axes}{''.join(lines)}</svg>"
     )
+
+
+def curve_points(points: Sequence[tuple[float, float]]) -> dict[str, list[float]]:
+    """The points that a curve shows, `tokens`, `loss` and its running `mean`: MOST_POINTS or one more."""
+    every = max(1, math.ceil(len(points) / MOST_POINTS))
+    chosen = list(dict.fromkeys([*range(0, len(points), every), len(points) - 1]))
+    mean = running_mean([loss for _, loss in points])
+    return {
+        "tokens": [points[index][0] for index in chosen],
+        "loss": [points[index][1] for index in chosen],
+        "mean": [mean[index] for index in chosen],
+    }
 
 
 def running_mean(values: Sequence[float]) -> list[float]:

@@ -12,6 +12,7 @@ from tasks.evaluate.page.words import (
     ROLES,
     SIGNS,
     between,
+    chance_of,
     change,
     figure,
     is_comparison,
@@ -19,6 +20,12 @@ from tasks.evaluate.page.words import (
     measured,
     number,
     signed,
+    size,
+)
+
+LEAST = (
+    "A true difference smaller than what stands behind <i>shows from</i> would be overlooked more often than "
+    "once in five. McNemar's p is how likely so uneven a count of gained and lost items is by chance alone."
 )
 
 MOST_KEYS = 12
@@ -126,7 +133,8 @@ def probes(report: Mapping[str, Any], *, restricted: bool) -> str:
             + table(("Figure", "Items", *_columns(roles)), rows)
         )
     where = f' Their samples are in <a href="{RESTRICTED}">the restricted page</a>.' if restricted else ""
-    return section("Probes", f"Trials beside the sets, each a step of its own.{where}", "".join(parts))
+    note = f"Trials beside the sets, each a step of its own. {LEAST}{where}"
+    return section("Probes", note, "".join(parts))
 
 
 def figures(report: Mapping[str, Any]) -> str:
@@ -141,7 +149,8 @@ def figures(report: Mapping[str, Any]) -> str:
         inner = table(("Figure", "Items", *_columns(roles)), rows)
         parts.append(f"<details><summary>{title}</summary>{inner}</details>")
     confidence = report["manifest"]["bootstrap"]["confidence"]
-    return section("All figures", f"Small figures are {confidence:.0%} intervals over items.", "".join(parts))
+    note = f"Small figures are {confidence:.0%} intervals over items. {LEAST}"
+    return section("All figures", note, "".join(parts))
 
 
 def _columns(roles: Sequence[str]) -> list[str]:
@@ -164,16 +173,25 @@ def _against(entry: Mapping[str, Any], role: str) -> str:
     delta = entry["against"].get(role)
     if delta is None:
         return "<td>–</td>"
+    least, p_value = delta.get("detectable"), delta.get("p_value")
+    chance = "" if p_value is None else f"<small>McNemar p {chance_of(p_value)}</small>"
     if is_comparison(entry):
         ends = "" if delta["low"] is None else f"<small>{between(entry, delta['low'], delta['high'])}</small>"
-        return f"<td>{figure(entry, delta['difference'])}{ends}</td>"
+        shows = "" if least is None else _shows(figure(entry, least))
+        return f"<td>{figure(entry, delta['difference'])}{ends}{shows}{chance}</td>"
     found = change(entry, role)
     if found is None:
-        return f"<td>{number(delta['difference'])}</td>"
+        shows = "" if least is None else _shows(number(least))
+        return f"<td>{number(delta['difference'])}{shows}{chance}</td>"
+    shows = "" if found.detectable is None else _shows(f"{size(found.detectable)} {html.escape(found.unit)}")
     return (
         f"<td>{signed(found.value)} {html.escape(found.unit)}"
-        f"<small>{signed(found.low)} to {signed(found.high)}</small>{found.label}</td>"
+        f"<small>{signed(found.low)} to {signed(found.high)}</small>{found.label}{shows}{chance}</td>"
     )
+
+
+def _shows(least: str) -> str:
+    return f"<small>shows from {least}</small>"
 
 
 def _held(entry: Mapping[str, Any], value: Mapping[str, Any] | None) -> str:

@@ -131,6 +131,11 @@ def size(value: float) -> str:
     return signed(abs(value)).lstrip("+")
 
 
+def chance_of(p_value: float) -> str:
+    """A p-value, to two digits and no further than a ten-thousandth."""
+    return f"{p_value:.2g}" if p_value >= 1e-4 else "below 0.0001"
+
+
 def measured(name: str) -> str:
     """A figure's name in words."""
     return html.escape(name.replace("_", " "))

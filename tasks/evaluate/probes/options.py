@@ -52,8 +52,8 @@ class TuningOptions(ScoringOptions):
     lr: float = Field(
         1e-3,
         gt=0,
-        description="Learning rate of the short training, constant after its warm-up; the same for every "
-        "model, or their figures do not compare.",
+        description="Highest learning rate of the short training, after its warm-up: it falls as a cosine to "
+        "a tenth. The same for every model, or their figures do not compare.",
         json_schema_extra={
             "unit": "per step",
             "source": "moves the demo's 2.6M parameters; 1e-5 to 1e-4 for 1B",

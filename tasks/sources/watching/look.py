@@ -33,7 +33,7 @@ class Look:
     Attributes:
         new: Slices to act on.
         known: How many dates were known and are as they were.
-        unsettled: Files too young to be read yet.
+        unsettled: Files that wait: too young to be read yet, or of a date with such a file.
         undated: Files without a date in their path, which belong to no slice.
     """
 
@@ -75,8 +75,8 @@ def _files(corpus: Corpus, store: Store, work: Path, run: str, now: datetime) ->
         files = list_files(corpus.uri)
     except DataInvalid:  # an empty place is one where nothing has arrived yet
         return Look([], len(current(store, corpus.corpus)), [], [])
-    names, unsettled = _settled(files, now - timedelta(minutes=corpus.settle_minutes))
-    dated, undated = by_date(corpus, files, names)
+    dated, undated = by_date(corpus, files, files.names)
+    dated, unsettled = _settled(files, dated, now - timedelta(minutes=corpus.settle_minutes))
     chosen = fields_from(corpus.kind, corpus.options, corpus.uri)
     before = {each.date: each for each in current(store, corpus.corpus)}
     found = Look([], 0, unsettled, undated)
@@ -128,9 +128,18 @@ def date_in(name: str) -> str | None:
     return None
 
 
-def _settled(files: Listing, before: datetime) -> tuple[list[str], list[str]]:
-    young = [name for name in files.names if files.seen(name).modified > before]
-    return [name for name in files.names if name not in set(young)], young
+def _settled(
+    files: Listing, dated: Mapping[str, list[str]], before: datetime
+) -> tuple[dict[str, list[str]], list[str]]:
+    """The dates without a young file, and the files of the others: a slice of the rest would lack rows."""
+    whole: dict[str, list[str]] = {}
+    waiting: list[str] = []
+    for day, members in dated.items():
+        if any(files.seen(name).modified > before for name in members):
+            waiting += members
+        else:
+            whole[day] = members
+    return whole, waiting
 
 
 def _file(files: Listing, name: str) -> File:

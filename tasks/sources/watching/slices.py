@@ -98,6 +98,13 @@ def give(store: Store, name: str, run: str, now: datetime) -> list[Slice]:
     return new
 
 
+def given(store: Store, name: str, run: str) -> list[Slice]:
+    """What a run's look was given, oldest first, without what was replaced since."""
+    key = f"corpus/{name}/looks/{run}.json"
+    noted = set(json.loads(store.read(key))["slices"]) if store.stat(key) is not None else set()
+    return [each for each in current(store, name) if f"{each.date}.{each.number}" in noted]
+
+
 def chosen(store: Store, which: Which) -> list[Slice]:
     """The slices that a URI means now, oldest first.
 

@@ -15,6 +15,8 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
 from shared.recipes import needs, read
 
+from tasks.local.demo import after_the_steps
+
 ROOT = Path(__file__).resolve().parents[3]
 HEAVY = ("torch", "transformers", "deepspeed", "mlflow", "great_expectations", "pandas", "peft")
 
@@ -54,7 +56,8 @@ def test_the_dag_is_the_recipes_graph(bag: DagBag, found: Any) -> None:
     dag = dag_of(bag, f"train__{found.recipe.recipe}")
     for name, reads in needs(found.recipe).items():
         assert dag.get_task(name).upstream_task_ids == set(reads or ["plan"])
-    release = ["register", "approve", "promote"]
+    release = after_the_steps(found.recipe)
+    assert release == ["register", "smoke_record", "approve", "smoke", "promote", "smoke_after"]
     assert {task.task_id for task in dag.tasks} == {"plan", *found.recipe.steps, *release}
     for before, after in itertools.pairwise(release):
         assert dag.get_task(after).upstream_task_ids == {before}

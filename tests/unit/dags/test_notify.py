@@ -27,7 +27,7 @@ from shared.notify import (
 )
 
 from tasks.recipe.failures import ConfigInvalid, Failure
-from tests.local_servers import mail_server, web_server
+from tests.local_servers import mail_server, raw_server, web_server
 
 TI = SimpleNamespace(dag_id="train__pydocs", task_id="adapted", run_id="manual__1")
 
@@ -169,6 +169,25 @@ def test_a_channel_that_fails_stops_nothing_and_the_next_is_told(
             connection(monkeypatch, "broken", host=broken)
         Notice("promotion")(context())
     assert len(posts) == 1
+
+
+@pytest.mark.parametrize("fault", ["no sender", "no HTTP", "no address"])
+def test_no_fault_of_a_channel_reaches_the_task_that_tells(
+    fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    said = {"no sender": "ValueError", "no HTTP": "BadStatusLine", "no address": "InvalidURL"}[fault]
+    with mail_server() as (port, _), raw_server(b"hello\r\n") as other, web_server() as (url, posts):
+        extra = {"disable_ssl": True, "disable_tls": True}
+        connection(monkeypatch, "smtp_default", conn_type="smtp", host="127.0.0.1", port=port, extra=extra)
+        host = other if fault == "no HTTP" else "http://pager.example.org:port/"
+        connection(monkeypatch, "broken", host=host)
+        connection(monkeypatch, "good", host=url)
+        broken = "smtp:ops@example.org" if fault == "no sender" else "webhook:broken"
+        monkeypatch.setenv(VARIABLE, f"{broken}; webhook:good")
+        Notice("approval")(context())
+        send(message("approval", context()), logging.getLogger("notices"))
+    assert len(posts) == 2
+    assert said in caplog.text
 
 
 def test_a_channel_is_told_again_once_its_connection_is_right(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,15 +13,16 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowSkipException
 from runtimes.container import ContainerOperator
 from runtimes.container_request import arguments as container_arguments
-from runtimes.failures import StepFailed
+from runtimes.failures import CommandFailed, StepFailed
 from runtimes.kubernetes import KubernetesStepOperator
 from runtimes.process import ProcessOperator
 from runtimes.steps import StepTask, conclude
 from runtimes.table import make_step
 from shared.recipes import read
-from shared.smoke import check_task
+from shared.smoke import after_task, check_task
 
 from tasks.recipe.failures import Failure
+from tests.local_servers import web_server
 from tests.unit.dags.test_approval import NO, YES, YES_TOO
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -29,7 +31,7 @@ PLAN = "s3://bucket/store/runs/small-manual__1/plan.json"
 
 @pytest.fixture
 def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The demo's recipe as `small`, with a smoke test; further release rules are added to the text."""
+    """The demo's recipe, which has a smoke test, as `small`, with other rules of approval."""
     folder = tmp_path / "recipes"
     folder.mkdir()
     monkeypatch.setenv("PERENNIAL_RECIPES", str(folder))
@@ -39,9 +41,9 @@ def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def dag_of(folder: Path, rules: str = "  approval: human\n") -> DAG:
-    """The DAG of the demo's recipe with a smoke test and further rules."""
+    """The DAG of the demo's recipe with other rules of approval."""
     text = (ROOT / "recipes" / "pydocs.yaml").read_text().replace("recipe: pydocs", "recipe: small")
-    text = text.replace("  approval: human\n", f'  smoke: {{prompt: "The news:"}}\n{rules}')
+    text = text.replace("  approval: human\n", rules)
     (folder / "small.yaml").write_text(text)
     bag = DagBag(str(ROOT / "dags"))
     assert bag.import_errors == {}
@@ -70,18 +72,23 @@ def test_the_answer_is_recorded_before_anybody_is_asked_and_compared_after(
     rules: str, asked: list[str], recipes: Path
 ) -> None:
     dag = dag_of(recipes, rules)
-    assert order(dag) == ["register", "smoke_record", *asked, "smoke", "promote"]
+    assert order(dag) == ["register", "smoke_record", *asked, "smoke", "promote", "smoke_after"]
     # A rejection skips the test and whoever would be asked next; the promote task still writes it down.
     assert dag.get_task("smoke").trigger_rule == "none_failed"
     assert dag.get_task("promote").trigger_rule == "none_failed"
     assert dag.get_task("smoke_record").trigger_rule == "all_success"
+    assert dag.get_task("smoke_after").trigger_rule == "all_success"  # what was not promoted is not tested
 
 
-def test_both_tasks_are_about_the_runs_own_candidate(recipes: Path) -> None:
+def test_its_tasks_are_about_the_runs_own_candidate(recipes: Path) -> None:
     dag = dag_of(recipes)
     ti = SimpleNamespace(xcom_pull=lambda task_ids: YES)
     context = {"run_id": "manual__1", "ti": ti, "params": {}}
-    for name, more in (("smoke_record", ["--record", "--if-missing"]), ("smoke", [])):
+    for name, more in (
+        ("smoke_record", ["--record", "--if-missing"]),
+        ("smoke", []),
+        ("smoke_after", ["--after"]),
+    ):
         task: Any = dag.get_task(name)
         assert isinstance(task, ProcessOperator)
         assert task.commands(context) == [["smoke", "--plan", PLAN, *more]]
@@ -92,9 +99,29 @@ def test_the_promote_dag_has_it_where_there_are_machines_for_it(monkeypatch: pyt
     dag: Any = DagBag(str(ROOT / "dags")).dags["promote"]
     assert dag.get_task("promote").upstream_task_ids == {"smoke"}
     assert dag.get_task("smoke").upstream_task_ids == {"approve_second"}
+    assert dag.get_task("smoke_after").upstream_task_ids == {"promote"}
     monkeypatch.setenv("PERENNIAL_RUNTIME", "gpu=process")
     dag = DagBag(str(ROOT / "dags")).dags["promote"]
     assert dag.get_task("promote").upstream_task_ids == {"approve_second"}
+    assert dag.get_task("promote").downstream_task_ids == set()
+
+
+@pytest.mark.parametrize(("name", "model"), [("train__small", "pydocs"), ("promote", "other")])
+def test_a_failure_after_the_promotion_is_told_with_how_to_take_it_back(
+    name: str, model: str, recipes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dag_of(recipes)
+    task: Any = DagBag(str(ROOT / "dags")).dags[name].get_task("smoke_after")
+    (notice,) = task.on_failure_callback
+    ti = SimpleNamespace(dag_id=name, task_id="smoke_after", run_id="manual__1")
+    with web_server() as (url, posts):
+        monkeypatch.setenv("AIRFLOW_CONN_PAGER", json.dumps({"conn_type": "http", "host": url}))
+        monkeypatch.setenv("PERENNIAL_NOTIFY", "webhook:pager")
+        notice({"ti": ti, "params": {"model": "other"}, "exception": CommandFailed("perennial smoke", 3)})
+    ((_, body),) = posts
+    told = json.loads(body)
+    assert told["event"] == "failure.data_invalid"
+    assert f"take it back with `perennial rollback {model} --by YOU" in told["lines"][-1]
 
 
 def test_a_recipe_with_one_needs_machines_for_it(recipes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,6 +157,13 @@ def test_it_runs_only_on_the_way_to_a_promotion() -> None:
             checked(no)
     with pytest.raises(AirflowSkipException, match="asks for no smoke test"):
         checked({"approve": YES}, wanted=False)
+
+
+def test_nothing_is_tested_after_the_promotion_of_a_version_without_a_test() -> None:
+    with DAG(dag_id="d", schedule=None):
+        task: Any = after_task("r", "m", "o", lambda _: ["smoke", "m", "3", "--after"], "m", lambda _: False)
+    with pytest.raises(AirflowSkipException, match="asks for no smoke test"):
+        task.commands({"run_id": "manual__1"})
 
 
 COMMAND = StepTask(

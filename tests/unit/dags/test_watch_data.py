@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowException
+from runtimes.failures import CommandFailed
+
+from tests.local_servers import web_server
 
 DAGS = Path(__file__).resolve().parents[3] / "dags"
 
@@ -35,9 +40,10 @@ def test_a_corpus_becomes_a_dag_that_updates_its_asset(load: Any) -> None:
     assert (dag.catchup, dag.max_active_runs) == (False, 1)
     assert dag.timetable.expression == "7 * * * *"
     assert look.owner == "ada"
-    [command] = look.commands({"run_id": "scheduled__2026-01-05T00:00:00+00:00"})
-    assert command == ["corpus", "look", "news", "--run", "watch-news-scheduled__2026-01-05T000000Z"]
-    assert dag.get_task("drift").commands({}) == [["corpus", "drift", "news"]]
+    context = {"run_id": "scheduled__2026-01-05T00:00:00+00:00"}
+    run = "watch-news-scheduled__2026-01-05T000000Z"
+    assert look.commands(context) == [["corpus", "look", "news", "--run", run]]
+    assert dag.get_task("drift").commands(context) == [["corpus", "drift", "news", "--run", run]]
 
 
 def test_without_a_model_there_is_nothing_to_compare_with(load: Any) -> None:
@@ -47,7 +53,25 @@ def test_without_a_model_there_is_nothing_to_compare_with(load: Any) -> None:
     assert found["watch__news"].task_ids == ["look"]
     assert found["watch__chats"].task_ids == ["look", "drift"]
     # Each DAG compares its own corpus, not the last one of the loop.
-    assert found["watch__chats"].get_task("drift").commands({}) == [["corpus", "drift", "chats"]]
+    [command] = found["watch__chats"].get_task("drift").commands({"run_id": "manual__1"})
+    assert command[:3] == ["corpus", "drift", "chats"]
+
+
+@pytest.mark.parametrize(
+    ("code", "event"), [(3, "drift"), (6, "failure.infrastructure"), (2, "failure.config_invalid")]
+)
+def test_only_drift_is_told_as_drift(
+    code: int, event: str, load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dag = load("watch_data.py", "corpus: news\nuri: s3://b/news\nmodel: m\n")["watch__news"]
+    [tell] = dag.get_task("drift").on_failure_callback
+    with web_server() as (url, posts):
+        monkeypatch.setenv("AIRFLOW_CONN_PAGER", json.dumps({"conn_type": "http", "host": url}))
+        monkeypatch.setenv("PERENNIAL_NOTIFY", "webhook:pager")
+        ti = SimpleNamespace(dag_id="watch__news", task_id="drift", run_id="manual__1")
+        tell({"ti": ti, "exception": CommandFailed("perennial corpus", code)})
+    [(_, body)] = posts
+    assert json.loads(body)["event"] == event
 
 
 def test_it_is_the_asset_that_recipes_wait_for(load: Any) -> None:

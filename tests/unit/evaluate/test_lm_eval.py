@@ -83,6 +83,21 @@ def test_what_is_no_mean_of_documents_is_refused(given, metric, trouble):
         read_answer(given, metric)
 
 
+def test_a_filter_of_answers_is_chosen_by_name():
+    strict, loose = answer([1.0, 0.0]), answer([1.0, 1.0])
+    samples = [
+        {**each, "filter": name}
+        for name, of in (("strict-match", strict), ("flexible-extract", loose))
+        for each in of["samples"]["t"]
+    ]
+    results = {"t": {"acc,strict-match": 0.5, "acc,flexible-extract": 1.0}}
+    both = {**strict, "samples": {"t": samples}, "results": results}
+    assert read_answer(both, "").scores_N.tolist() == [1.0, 0.0]  # the task's first
+    assert read_answer(both, "acc", "flexible-extract").scores_N.tolist() == [1.0, 1.0]
+    with pytest.raises(ConfigInvalid, match=r"'none' is none of the task's: strict-match, flexible-extract"):
+        read_answer(both, "", "none")
+
+
 def test_a_task_without_documents_is_refused():
     with pytest.raises(DataInvalid, match="no documents"):
         read_answer({**answer([1.0]), "samples": {"t": []}}, "")

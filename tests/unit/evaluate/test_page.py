@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from tasks.evaluate.page import MARKS, write_pages
-from tasks.evaluate.page.words import Change, change, main_entries, signed, thousands
+from tasks.evaluate.page.tables import figures, probes
+from tasks.evaluate.page.words import Change, chance_of, change, main_entries, signed, size, thousands
 from tasks.release import verdict
 from tests.unit.evaluate.reports import logs, make
 
@@ -119,6 +120,46 @@ def test_slices_and_probes_are_told(page: str) -> None:
         "20 secrets planted <once> each",
     ):
         assert part in text, part
+
+
+@pytest.mark.parametrize(
+    ("name", "measure"),
+    [
+        ("news_heldout", "bits_per_byte"),
+        ("exams_general", "accuracy"),
+        ("exams_general", "brier"),
+        ("exams_general", "negative_flips"),
+        ("hidden", "accuracy"),  # a probe
+    ],
+)
+def test_what_the_items_could_have_shown_stands_beside_each_difference(
+    name: str, measure: str, written: tuple[Path, dict[str, Any]]
+) -> None:
+    report = written[1]
+    entry = next(each for each in report["sets"] if (each["name"], each["measure"]) == (name, measure))
+    alone = {**report, "sets": [entry]}
+    text = Reader(probes(alone, restricted=False) if name == "hidden" else figures(alone)).text
+    for role, delta in entry["against"].items():
+        if delta is None:
+            continue
+        found = change(entry, role)
+        told = f"{100 * delta['detectable']:.1f} %"
+        if found is not None:
+            assert found.detectable is not None
+            told = f"{size(found.detectable)} {found.unit}"
+        if measure == "accuracy":
+            told += f" McNemar p {chance_of(delta['p_value'])}"
+        assert f"shows from {told}" in text, role
+    assert ("McNemar p " in text) == (measure == "accuracy")
+
+
+def test_p_values_are_short() -> None:
+    assert [chance_of(each) for each in (1.0, 0.04321, 1e-4, 3e-9)] == [
+        "1",
+        "0.043",
+        "0.0001",
+        "below 0.0001",
+    ]
 
 
 def test_flips_are_counted_and_named_by_key_only(written: tuple[Path, dict[str, Any]], page: str) -> None:

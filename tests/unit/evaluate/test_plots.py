@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tasks.evaluate.page.plots import MOST_POINTS, WIDTH, curve, interval, reach, running_mean
+from tasks.evaluate.page.plots import MOST_POINTS, WIDTH, curve, curve_points, interval, reach, running_mean
 from tasks.evaluate.page.words import Change
 
 
@@ -47,6 +47,16 @@ def test_a_long_curve_is_thinned_and_keeps_its_end() -> None:
     assert 'aria-label="loss of base over tokens, from 5 to 2.6' in drawn
     assert "5k" in drawn
     curve("flat", [(1.0, 2.0), (2.0, 2.0)])
+
+
+def test_the_points_that_a_curve_shows_are_data_too() -> None:
+    points = [(float(step), 5 - step / 2000) for step in range(5000)]
+    told = curve_points(points)
+    assert len(told["tokens"]) == len(told["loss"]) == len(told["mean"]) == MOST_POINTS + 1
+    assert (told["tokens"][0], told["loss"][0]) == points[0]
+    assert (told["tokens"][-1], told["loss"][-1]) == points[-1]
+    assert told["mean"][-1] == pytest.approx(running_mean([loss for _, loss in points])[-1])
+    assert curve_points([(1.0, 2.0)]) == {"tokens": [1.0], "loss": [2.0], "mean": [2.0]}
 
 
 def test_running_mean_of_the_last_points() -> None:

@@ -17,7 +17,7 @@ from tasks.evaluate.scoring import load_subject
 from tasks.evaluate.statistics.bootstrap import QUANTILES
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, Preempted
 from tasks.stage import Input
-from tests.unit.evaluate.suite_rows import DOCUMENTS, EXAMS
+from tests.unit.evaluate.suite_rows import DOCUMENTS, EXAMS, LOG
 
 
 def report_of(out: Path):
@@ -256,6 +256,8 @@ def test_the_report_keeps_what_a_training_did_and_needed(evaluate, inputs):
 def test_a_log_without_a_header_has_its_curve_alone(evaluate, inputs):
     out, _ = evaluate(inputs)
     assert report_of(out)["trainings"] == {}
+    assert list(report_of(out)["curves"]) == ["adapted"]
+    assert {len(each) for each in report_of(out)["curves"]["adapted"].values()} == {len(LOG)}
 
 
 @pytest.fixture

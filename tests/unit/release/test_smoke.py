@@ -345,6 +345,31 @@ def test_what_airflow_runs_in_a_steps_image(
     assert champion() == "3"
 
 
+@pytest.mark.usefixtures("versions")
+def test_what_airflow_runs_after_the_promotion(settings: Settings, answers: dict[str, Answer]) -> None:
+    for version in "12":
+        record(settings, version)
+    decide(settings, "1")
+
+    def after(version: str) -> tuple[bool, str]:
+        return handover.smoke_version(settings, "pydocs", version, record=False, after=True)
+
+    assert after("1") == (True, "version 1 of 'pydocs' passed its smoke test after its promotion")
+    answers["1"] = said(5, 7)
+    passed, words = after("1")
+    assert not passed
+    assert "FAILED AFTER THE PROMOTION. Version 1 of 'pydocs' IS the champion" in words
+    assert "take it back with `perennial rollback pydocs" in words
+    assert champion() == "1"
+    outcome = smoke.last(open_store(settings.store), registry.version("pydocs", "1"))
+    assert outcome is not None
+    assert (outcome.when, outcome.passed) == ("after", False)
+    decide(settings, "2")  # another one meanwhile: there is nothing to take back
+    assert after("1") == (True, "version 1 of 'pydocs' is not the champion any more: not tested")
+    with pytest.raises(ConfigInvalid, match="leave --record out"):
+        handover.smoke_version(settings, "pydocs", "2", record=True, after=True)
+
+
 @pytest.mark.usefixtures("answers", "plan")
 def test_the_summary_says_whether_a_version_has_a_smoke_test(settings: Settings, store: Store) -> None:
     assert release.summary_of(settings, None, "pydocs", "3")["smoke"] is True  # its recipe asks for one

@@ -11,7 +11,7 @@ import pytest
 from tasks.recipe.failures import PerennialError
 from tasks.recipe.plan import Rate
 from tasks.release.gates import Changed, GateResult
-from tasks.release.records import Output, PlanFacts, ReleaseRules, StepRecord
+from tasks.release.records import Output, Pinned, PlanFacts, ReleaseRules, StepRecord
 from tasks.release.verdict import MARKS, verdicts, with_verdict
 
 PLAN = PlanFacts(
@@ -145,6 +145,7 @@ def test_the_verdict_comes_first_and_is_told_without_colour(page: Path) -> None:
         "−20.0 % against the baseline −30.0 % to −10.0 %",
         "less than −5.0 % 95 % confidence",
         "about 617 needed",
+        "95 % confidence shows from 5.0 points beyond",
         "for all 5 of them together",
     ):
         assert part in table, part
@@ -169,7 +170,7 @@ def test_the_items_that_changed_stand_beside_each_gate(page: Path) -> None:
     assert "120 ▼ 12 ▲ 3" in words(data)
     link = '<a href="#changed-an_exam-accuracy-champion" aria-label="12 items worse, 3 better">'
     assert link in data.decode()
-    (told,) = json.loads(verdicts("refused", PLAN, [gate]))["gates"]
+    (told,) = json.loads(verdicts("refused", PLAN, [gate], RECORDS))["gates"]
     assert (told["changed"]["worse"], told["changed"]["worse_keys"]) == (12, ["e1", "e2"])
 
 
@@ -217,11 +218,41 @@ def test_lineage_and_cost(page: Path) -> None:
 
 
 def test_the_same_as_json() -> None:
-    content = json.loads(verdicts("refused", PLAN, GATES))
+    content = json.loads(verdicts("refused", PLAN, GATES, RECORDS))
     assert content["stopped_by"] == ["kept", "shots"]
     assert content["outcome"] == "refused"
     assert content["gates"][2]["needed"] == 617
     assert [gate["verdict"] for gate in content["gates"]] == [gate.verdict for gate in GATES]
+
+
+def test_what_changed_lineage_and_cost_are_data_too(page: Path) -> None:
+    metrics = {"latency_ms": 3.214}
+    trained = Output(digest="abc" * 20, kind="model", meta={"tokens": 900, "samples": 3})
+    records = {
+        "tuned": RECORDS["tuned"].model_copy(
+            update={"inputs": {"data": ["1" * 64]}, "outputs": {"model": trained}}
+        ),
+        "report": RECORDS["report"].model_copy(update={"metrics": metrics}),
+    }
+    plan = PLAN.model_copy(update={"data": {"chats": Pinned(digest="1" * 64, kind="chats")}})
+    content = json.loads(verdicts("refused", plan, GATES, records))
+    assert content["changes"] == [
+        {"step": "tuned", "reason": "options.lr changed: 1 -> <2>"},
+        {"step": "1 of 2 steps", "reason": "unchanged (report)"},
+    ]
+    assert content["mixture"] == [
+        {"step": "tuned", "tokens": 900, "shares": {"other": 1.0}, "words": "chats from data.chats"}
+    ]
+    tuned, report = content["lineage"]
+    assert (tuned["made_from"], tuned["candidate"], tuned["machine"]) == (["data.chats"], True, "gpu")
+    assert (tuned["device_seconds"], tuned["cost"], tuned["digest"]) == (7200, 6.0, "abc" * 20)
+    assert (report["made_from"], report["candidate"], report["cached"]) == (["tuned"], False, True)
+    assert content["cost"]["cost"] == pytest.approx(6 + 30 / 36000)
+    assert (content["cost"]["device_seconds"], content["cost"]["currency"]) == (7230, "EUR")
+    assert content["latency_ms"] == {"candidate": 3.214}
+    text = words(with_verdict(page, "refused", "h", GATES, plan, records))
+    for told in ("chats from data.chats, 900 tokens", "data.chats loss <2>", "All steps 2.01 h 6.001"):
+        assert told in text, told  # the page says the same
 
 
 def test_a_page_without_the_marks_is_an_error(tmp_path: Path) -> None:

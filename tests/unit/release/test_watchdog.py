@@ -14,13 +14,19 @@ from typing import Any
 import pytest
 
 from tasks.artefacts import Store
+from tasks.recipe.models import Budget, Release
+from tasks.recipe.plan import Plan, PlannedStep, Rate
+from tasks.release.spending import Spent, StepSpending, write_spending
+from tasks.runner.budget import set_limit
 from tasks.runner.release import decide
 from tasks.runner.settings import Settings, settings
 from tasks.runner.watchdog import Finding, Limits, look
 from tasks.tracking import registry
+from tests.unit.runner.conftest import plan_of
 
 NOW = datetime.now(UTC)
 ROOMY = Limits(free_bytes=0)
+TWO_HOURS = Budget(device_hours=2.0)
 
 
 @pytest.fixture
@@ -85,14 +91,19 @@ def test_the_first_of_two_approvals_is_no_decision(released: Settings, make_run:
     assert (found.check, found.subject) == ("approval", "pydocs 2")
 
 
-def write_run(store: Store, run: str, hours: float, **files: Any) -> None:
-    """A run whose files are so old; its plan has the steps a and b."""
-    plan = {
-        "steps": [{"name": "a"}, {"name": "b"}],
-        "release": {"candidate": "b"},
-        "budget": {"device_hours": 2.0},
-    }
-    for number, (name, content) in enumerate({"plan": plan, **files}.items()):
+def write_run(store: Store, run: str, hours: float, budget: Budget | None = TWO_HOURS, **files: Any) -> None:
+    """A run whose files are so old; its plan has the steps a and b, and two device hours."""
+    steps = [
+        PlannedStep(
+            name=name, stage="merge", method="work", options={}, seed=0, resources="cpu", inputs={},
+            outputs={}, hands_on=False,
+        )
+        for name in ("a", "b")
+    ]  # fmt: skip
+    plan = plan_of(run, steps).model_copy(
+        update={"release": Release(candidate="b", report="a"), "budget": budget, "currency": "EUR"}
+    )
+    for number, (name, content) in enumerate({"plan": plan.model_dump(mode="json"), **files}.items()):
         key = f"runs/{run}/{name.replace('__', '/')}.json"
         store.write(key, json.dumps(content).encode())
         path = store.local_path(key)
@@ -113,17 +124,54 @@ def test_a_run_that_stopped_moving(released: Settings, store: Store) -> None:
     assert "1 of 2 steps done, next b" in findings[0].words
 
 
-def test_a_run_near_its_budget(released: Settings, store: Store) -> None:
-    write_run(
+def spending(store: Store, run: str, seconds: float, cost: float | None) -> None:
+    """What the step a of a run took."""
+    spent = Spent(device_seconds=seconds, cost=cost)
+    write_spending(
         store,
-        "costly",
-        1,
-        steps__a={"device_seconds": 6000},
-        steps__b={"device_seconds": 9999, "cached": True},
+        StepSpending(
+            run=run, step="a", fingerprint="f" * 64, resources="cpu", devices=1, attempts=1, state="ended",
+            spent=spent, carried=Spent(), written=NOW.isoformat(),
+        ),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("budget", "seconds", "cost", "said"),
+    [
+        (Budget(device_hours=2.0), 6000.0, None, "has used 1.67 of 2 device hours"),
+        (Budget(device_hours=2.0), 5000.0, 9.0, None),
+        (Budget(cost=10.0), 6000.0, 8.5, "has used 8.50 of 10 EUR"),
+        (Budget(cost=10.0), 6000.0, 7.5, None),
+        (Budget(device_hours=9.0, cost=10.0), 6000.0, 8.0, "has used 8.00 of 10 EUR"),
+        (
+            Budget(device_hours=2.0, cost=4.0),
+            7000.0,
+            4.0,
+            "has used 1.94 of 2 device hours and 4.00 of 4 EUR",
+        ),
+    ],
+)
+def test_a_run_near_its_budget(
+    budget: Budget, seconds: float, cost: float | None, said: str | None, released: Settings, store: Store
+) -> None:
+    write_run(store, "costly", 1, budget)
+    spending(store, "costly", seconds, cost)
+    found = look(released, ROOMY)
+    assert [(each.check, each.subject, each.words) for each in found] == (
+        [("budget", "costly", said)] if said else []
     )
-    (found,) = look(released, ROOMY)
-    assert (found.check, found.subject) == ("budget", "costly")
-    assert "1.67 of 2 device hours" in found.words
+
+
+def test_a_raised_budget_is_the_one_that_counts(released: Settings, store: Store) -> None:
+    write_run(store, "costly", 1, Budget(cost=10.0))
+    spending(store, "costly", 6000, 9.0)
+    plan = Plan.from_bytes(store.read("runs/costly/plan.json"))
+    priced = plan.model_copy(update={"rates": {"cpu": Rate(price=1.0, watts=None)}})
+    set_limit(store, priced, Budget(cost=20.0), "ada", "it grew")
+    assert look(released, ROOMY) == []
+    set_limit(store, priced, Budget(cost=11.0), "ada", "it shrank")
+    assert [each.words for each in look(released, ROOMY)] == ["has used 9.00 of 11 EUR"]
 
 
 def test_a_disk_that_fills_up(released: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -91,20 +91,19 @@ def test_drift_is_told_against_what_the_champion_learned_from(
     put(place, "2026-01-05", ENGLISH)
     corpora.look_for_new(settings, "news", "a")
     champion(monkeypatch, store, None)
-    assert corpora.tell_drift(settings, "news", None) is None
+    assert corpora.tell_drift(settings, "news") == []
     pins = pin_data(recipe("corpus://news@latest"), store, settings)
     champion(monkeypatch, store, pins)
     put(place, "2026-01-12", ENGLISH[::-1])
     corpora.look_for_new(settings, "news", "b")
-    alike = corpora.tell_drift(settings, "news", None)
-    assert alike is not None
+    [alike] = corpora.tell_drift(settings, "news")
     assert (alike.over, alike.figures.new_words) == ([], 0.0)
     assert "slice 2026-01-12 against what version 7 of 'm' learned from" in capsys.readouterr().out
     put(place, "2026-01-19", GERMAN)
     corpora.look_for_new(settings, "news", "c")
     with pytest.raises(DataInvalid, match=r"slice 2026-01-19 drifts: jensen_shannon is 1, above 0\.5"):
         corpora.tell_drift(settings, "news", None)
-    assert corpora.tell_drift(settings, "news", "2026-01-12") is not None
+    assert len(corpora.tell_drift(settings, "news", "2026-01-12")) == 1
     shown = corpora.shown(settings, "news")
     assert [[bool(drift["over"]) for drift in each["drift"]] for each in shown["slices"]] == [
         [],
@@ -114,9 +113,30 @@ def test_drift_is_told_against_what_the_champion_learned_from(
     put(place, "2026-01-19", ENGLISH)  # the remedy: corrected where it is
     [corrected] = corpora.look_for_new(settings, "news", "d")
     assert corrected.number == 2
-    assert corpora.tell_drift(settings, "news", None) is not None
+    assert len(corpora.tell_drift(settings, "news")) == 1
     corpora.print_corpus(settings, "news", as_json=False)
     assert "replaced" in capsys.readouterr().out
+
+
+def test_every_slice_of_a_look_is_compared(
+    place: Path, settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(place, "2026-01-05", ENGLISH)
+    corpora.look_for_new(settings, "news", "a")
+    champion(monkeypatch, store, pin_data(recipe("corpus://news@latest"), store, settings))
+    put(place, "2026-01-12", GERMAN)
+    put(place, "2026-01-19", GERMAN[::-1])
+    put(place, "2026-01-26", ENGLISH[::-1])
+    assert len(corpora.look_for_new(settings, "news", "b")) == 3
+    with pytest.raises(DataInvalid, match=r"2026-01-12 drifts: .*\. slice 2026-01-19 drifts: ") as caught:
+        corpora.tell_drift(settings, "news", run="b")
+    assert "2026-01-26" not in str(caught.value)
+    shown = corpora.shown(settings, "news")["slices"]
+    assert [len(each["drift"]) for each in shown] == [0, 1, 1, 1]
+    put(place, "2026-01-12", ENGLISH)  # the remedy: what a look gives is compared as it is by then
+    corpora.look_for_new(settings, "news", "")
+    with pytest.raises(DataInvalid, match=r"^corpus/news: slice 2026-01-19 drifts"):
+        corpora.tell_drift(settings, "news", run="b")
 
 
 def test_what_there_is_to_compare_with(

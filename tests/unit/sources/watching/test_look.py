@@ -116,6 +116,27 @@ def test_files_that_may_still_be_written_to_are_left_for_the_next_look(
     assert (dates(found), found.unsettled) == (["2026-01-05"], ["2026-01-06.jsonl"])
 
 
+def test_a_date_waits_as_a_whole_while_any_of_its_files_may_still_be_written_to(
+    place: Path, store: Store, tmp_path: Path
+) -> None:
+    before = (datetime.now(UTC) - timedelta(hours=1)).timestamp()
+    first = put(place, "2026-01-05/a.jsonl", "one is here")
+    second = put(place, "2026-01-05/b.jsonl", "two is here")
+    os.utime(first, (before, before))
+    found = looked(place, store, tmp_path, settle_minutes=5.0)
+    assert dates(found) == []
+    assert sorted(found.unsettled) == ["2026-01-05/a.jsonl", "2026-01-05/b.jsonl"]
+    os.utime(second, (before, before))
+    assert [each.rows for each in looked(place, store, tmp_path, "two", settle_minutes=5.0).new] == [2]
+    put(place, "2026-01-05/b.jsonl", "two is mended")  # being written: the known slice stays as it was
+    again = looked(place, store, tmp_path, "three", settle_minutes=5.0)
+    assert (dates(again), len(again.unsettled)) == ([], 2)
+    assert [each.rows for each in slices.current(store, "news")] == [2]
+    os.utime(second, (before + 60, before + 60))
+    [mended] = looked(place, store, tmp_path, "four", settle_minutes=5.0).new
+    assert (mended.number, mended.rows) == (2, 2)
+
+
 def test_slices_can_go_by_the_day_that_files_were_written(place: Path, store: Store, tmp_path: Path) -> None:
     for name, day in (("a.jsonl", 5), ("b.jsonl", 5), ("c.jsonl", 6)):
         moment = datetime(2026, 1, day, 12, tzinfo=UTC).timestamp()
