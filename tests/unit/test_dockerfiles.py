@@ -95,6 +95,46 @@ def test_hadolint_has_nothing_to_say() -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+def compile_with(cuda: Path, cpu: str = "0") -> subprocess.CompletedProcess[str]:
+    """The trainer's instruction that compiles, with `cuda` as the folder of CUDA's image and no pip."""
+    (run,) = [rest for _, rest in instructions(DOCKER / "trainer.Dockerfile") if "CUDA_HOME" in rest]
+    script = run[run.index("if [") :].replace("/cuda/", f"{cuda}/")
+    pip = 'pip() { echo "${CUDA_HOME:-none} ${DS_ACCELERATOR}"; }; '
+    return subprocess.run(
+        ["sh", "-c", pip + script],
+        env={"CPU": cpu, "CUDA_ARCHS": "9.0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_cuda_is_found_beside_the_links_of_its_image(tmp_path: Path) -> None:
+    """NVIDIA's image: /usr/local/cuda and cuda-13 are links to /etc/alternatives, cuda-13.0 is the folder."""
+    local = tmp_path / "usr" / "local"
+    nvcc = local / "cuda-13.0" / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.touch(mode=0o755)
+    for link in ("cuda", "cuda-13"):
+        (local / link).symlink_to(f"/etc/alternatives/{link}")
+    done = compile_with(tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"{local / 'cuda-13.0'} cuda\n"), done.stderr
+
+
+@pytest.mark.parametrize("folders", [(), ("cuda-13.0",), ("cuda-12.9/bin/nvcc", "cuda-13.0/bin/nvcc")])
+def test_another_image_of_cuda_is_refused_with_words(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    for each in folders:
+        (tmp_path / "usr" / "local" / each).mkdir(parents=True)
+    done = compile_with(tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "one folder /usr/local/cuda-MAJOR.MINOR" in done.stderr
+    assert all(each.split("/")[0] in done.stderr for each in folders)
+
+
+def test_the_trainer_for_the_cpu_needs_no_cuda(tmp_path: Path) -> None:
+    assert compile_with(tmp_path, cpu="1").stdout == "none cpu\n"
+
+
 def test_there_are_three_images() -> None:
     assert [path.stem for path in FILES] == ["cpu", "orchestrator", "trainer"]
 
