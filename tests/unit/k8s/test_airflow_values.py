@@ -333,9 +333,39 @@ def test_no_name_twice_in_a_list(name: str) -> None:
         assert len(mounts or names) == len(set(mounts or names))
 
 
-def test_the_dev_lists_keep_what_the_base_mounts() -> None:
-    """Helm replaces the scheduler's lists by the overlay's: the base's entries must stand there again."""
-    base = yaml.safe_load((K8S / "airflow" / "values.yaml").read_text(encoding="utf-8"))["scheduler"]
+@pytest.mark.parametrize("part", ["scheduler", "apiServer"])
+def test_the_dev_lists_keep_what_the_base_mounts(part: str) -> None:
+    """Helm replaces the lists by the overlay's: the base's entries must stand there again."""
+    base = yaml.safe_load((K8S / "airflow" / "values.yaml").read_text(encoding="utf-8"))[part]
     for key in ("extraVolumes", "extraVolumeMounts"):
-        names = {each["name"] for each in values("dev")["scheduler"][key]}
+        names = {each["name"] for each in values("dev")[part][key]}
         assert {each["name"] for each in base[key]} <= names
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_page_of_a_model_can_be_read_by_whoever_runs_its_command(name: str) -> None:
+    """The API server runs `perennial page`: MLflow's account, the store's key, a place to write."""
+    given = values(name)
+    (home,) = [each["value"] for each in given["env"] if each["name"] == "HOME"]
+    settings = named(name, "ConfigMap", "perennial")
+    told = settings["perennial-settings"]["data"] | settings["object-store"]["data"]
+    for part in ("scheduler", "apiServer"):
+        own = given[part]
+        mounts = {each["mountPath"]: each["name"] for each in own["extraVolumeMounts"]}
+        volumes = {each["name"]: each for each in own["extraVolumes"]}
+        assert "emptyDir" in volumes[mounts[told["PERENNIAL_HOME"]]]
+        assert "secret" in volumes[mounts[f"{home}/.mlflow"]]
+        key = told.get("AWS_SHARED_CREDENTIALS_FILE")
+        if key:
+            assert volumes[mounts[str(Path(key).parent)]]["secret"]["secretName"] == "perennial-store"
+        else:  # the account's own role
+            account = named(name, "ServiceAccount")[own["serviceAccount"]["name"]]
+            assert "eks.amazonaws.com/role-arn" in account["metadata"]["annotations"]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_who_shows_models_gets_no_account_that_writes(name: str) -> None:
+    """The web server is what people reach: neither MLflow's account of the runs nor the key that signs."""
+    mounted = [each.get("secret", {}).get("secretName") for each in values(name)["apiServer"]["extraVolumes"]]
+    assert "perennial-mlflow-reader" in mounted
+    assert not {"perennial-mlflow", "perennial-signing", "mlflow-admin"} & set(mounted)
