@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,18 @@ def test_another_image_of_cuda_is_refused_with_words(tmp_path: Path, folders: tu
 
 def test_the_trainer_for_the_cpu_needs_no_cuda(tmp_path: Path) -> None:
     assert compile_with(tmp_path, cpu="1").stdout == "none cpu\n"
+
+
+def test_the_images_say_which_commit_they_are_and_when_it_was_made() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no git checkout, so an image's commit and date were not looked at")
+    command = ["make", "--dry-run", "--no-print-directory", "images"]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    given = dict(re.findall(r"--build-arg (\w+)=(\S*)", made.stdout))
+    git = ["git", "show", "--no-patch", "--format=%H %ct", "HEAD"]
+    commit, seconds = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert given["REVISION"] == commit
+    assert datetime.strptime(given["CREATED"], "%Y-%m-%dT%H:%M:%S%z").timestamp() == int(seconds)
 
 
 def test_there_are_three_images() -> None:
