@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.unit.k8s.rendered import K8S, OVERLAYS, ROOT, SIZES, Object, named, strings, values
+from tests.unit.k8s.rendered import K8S, OVERLAYS, ROOT, SIZES, Object, named, secrets, strings, values
 
 PARTS = ("scheduler", "triggerer", "dagProcessor", "apiServer")
 
@@ -104,7 +104,7 @@ NOT_SET = {
     "PERENNIAL_NODES": "set in production only",
     "PERENNIAL_QUEUE": "set in production only",
     "PERENNIAL_SHARED_CLAIM": "set in production only",
-    "PERENNIAL_TRUSTED_KEYS": "by default the own key alone",
+    "PERENNIAL_TRUSTED_KEYS": "set in production only; in dev the own key alone",
     "PERENNIAL_ALLOWED_URIS": "a choice of the site",
     "PERENNIAL_TRUSTED_CODE": "a choice of the site: no code of a model is trusted by default",
 }
@@ -340,6 +340,20 @@ def test_the_dev_lists_keep_what_the_base_mounts(part: str) -> None:
     for key in ("extraVolumes", "extraVolumeMounts"):
         names = {each["name"] for each in values("dev")[part][key]}
         assert {each["name"] for each in base[key]} <= names
+
+
+def test_in_production_the_key_that_signs_can_be_changed() -> None:
+    """docs/security.md: for a while the old key and the new one both count, so a list of keys is mounted."""
+    base = yaml.safe_load((K8S / "airflow" / "values.yaml").read_text(encoding="utf-8"))["scheduler"]
+    own = values("prod")["scheduler"]
+    told = {each["name"]: each["value"] for each in own["env"]}
+    assert {
+        each["name"]: each["value"] for each in base["env"]
+    }.items() <= told.items()  # Helm replaces lists
+    folder, _, file = told["PERENNIAL_TRUSTED_KEYS"].rpartition("/")
+    (mount,) = [each["name"] for each in own["extraVolumeMounts"] if each["mountPath"] == folder]
+    (volume,) = [each for each in own["extraVolumes"] if each["name"] == mount]
+    assert {file, "key.pem"} <= secrets("prod")["perennial", volume["secret"]["secretName"]]
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
