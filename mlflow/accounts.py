@@ -8,7 +8,7 @@ administrator (README.md). Reads:
 - MLFLOW_CLIENT_CREDENTIALS, default /etc/perennial/client/credentials: the file that clients mount as
   ~/.mlflow/credentials;
 - MLFLOW_READER_CREDENTIALS, default /etc/perennial/reader/credentials: the same of the account with which
-  Airflow's web server shows models.
+  Airflow's web server shows models; empty: there is none (docker/compose.yaml).
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ def main() -> int:
         return 1
     password = Path(os.environ.get("MLFLOW_ADMIN_PASSWORD_FILE", "/etc/perennial/admin/password"))
     credentials = Path(os.environ.get("MLFLOW_CLIENT_CREDENTIALS", "/etc/perennial/client/credentials"))
-    reader = Path(os.environ.get("MLFLOW_READER_CREDENTIALS", "/etc/perennial/reader/credentials"))
+    reader = os.environ.get("MLFLOW_READER_CREDENTIALS", "/etc/perennial/reader/credentials")
     accounts = [
         (config.admin_username, password.read_text(encoding="utf-8").strip(), True),
         (*login(credentials), False),
-        (*login(reader), False),
     ]
+    if reader:
+        accounts.append((*login(Path(reader)), False))
     store = SqlAlchemyStore()
     store.init_db(config.database_uri)
     for name, secret, admin in accounts:
