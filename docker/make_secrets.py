@@ -62,6 +62,7 @@ def texts() -> dict[str, str]:
     return {
         "signing/signing.pem": private.decode(),
         "signing/trusted.pem": public.decode(),
+        "signing/webhook": secrets.token_urlsafe(32),
         "airflow/pgpass": f"postgres:5432:airflow:airflow:{made['airflow']}\n",
         "airflow/aws-credentials": aws,
         "airflow/mlflow/credentials": account,

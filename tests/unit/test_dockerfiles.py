@@ -291,6 +291,58 @@ def test_no_secret_is_in_an_environment_or_a_command() -> None:
             assert not re.search(r"://[^/@\s]*:[^/@\s]+@", str(value)), f"{name}: {key} holds a password"
 
 
+NOT_GIVEN = {
+    "PERENNIAL_AIRFLOW_DATABASE": "of `perennial up`",
+    "PERENNIAL_MLFLOW_DATABASE": "of `perennial up`",
+    "PERENNIAL_USERS": "of `perennial up`",
+    "PERENNIAL_ATTEMPT": "the runtime gives it to each container",
+    "PERENNIAL_IMAGE": "the runtime gives it to each container",
+    "PERENNIAL_TERMINATION_LOG": "of a pod",
+    "PERENNIAL_COMMAND": "the image's own command is right",
+    "PERENNIAL_CONSTRAINTS": "the image says it",
+    "PERENNIAL_HOME": "the image says it",
+    "PERENNIAL_CONTAINER_PASS": "docs/containers.md: change the file",
+    "PERENNIAL_CONTAINER_SHM": "the default is right",
+    "PERENNIAL_CONTAINER_STORE": "the store is no folder",
+    "PERENNIAL_CONTAINER_TMP": "the default is right",
+    "PERENNIAL_CONTAINER_USER": "the image's own is right",
+    "PERENNIAL_CORPORA": "beside the recipes",
+    "PERENNIAL_RECIPES": "the image has them; another folder is a mount, so a change of the file",
+    "PERENNIAL_PRICES": "a file, so a change of the file",
+    "PERENNIAL_EXPORTS": "of `perennial export`, on a machine with torch",
+    "PERENNIAL_GGUF_CONVERTER": "of `perennial export`, on a machine with torch",
+    "PERENNIAL_GGUF_PYTHON": "of `perennial export`, on a machine with torch",
+    "PERENNIAL_LM_EVAL_PYTHON": "of steps, and their image has no other Python",
+    "PERENNIAL_RETENTION_CRON": "the default is right",
+    "PERENNIAL_RETENTION_DAYS": "the default is right",
+    "PERENNIAL_WATCHDOG_CRON": "the default is right",
+    "PERENNIAL_WEBHOOK_SECRET": "it is a file (PERENNIAL_WEBHOOK_SECRET_FILE)",
+    **dict.fromkeys(
+        (
+            *("PERENNIAL_GPUS_PER_NODE", "PERENNIAL_KUBERNETES_CONNECTION", "PERENNIAL_NODES"),
+            *("PERENNIAL_POD_KEEP_HOURS", "PERENNIAL_POD_TEMPLATES", "PERENNIAL_POLL_SECONDS"),
+            *("PERENNIAL_QUEUE", "PERENNIAL_SHARED_CLAIM"),
+        ),
+        "of Kubernetes",
+    ),
+}
+"""Settings that the compose file does not give, and why none is missed."""
+
+
+def test_every_setting_reaches_the_services_or_has_a_reason_not_to() -> None:
+    """A setting that is named in the shell and stops before the services would be ignored without a word."""
+    read: set[str] = set()
+    for path in [*(ROOT / "dags").rglob("*.py"), *(ROOT / "tasks").rglob("*.py")]:
+        read |= set(re.findall(r"\bPERENNIAL_[A-Z]+(?:_[A-Z]+)*\b", path.read_text(encoding="utf-8")))
+    told = compose()["services"]["scheduler"]["environment"]
+    assert sorted(read - set(told) - set(NOT_GIVEN)) == []
+    assert set(NOT_GIVEN) & set(told) == set()
+    for name in ("ALLOWED_URIS", "DEADLINE_HOURS", "NOTIFY", "TRUSTED_CODE", "WEBHOOK_URL"):
+        given = f"PERENNIAL_{name}"
+        for service in ("scheduler", "dag-processor", "triggerer", "api-server"):
+            assert compose()["services"][service]["environment"][given] == f"${{{given}:-}}", service
+
+
 def test_steps_reach_the_store_and_mlflow_and_nothing_else() -> None:
     found = compose()
     assert found["networks"]["steps"] == {"name": "perennial-steps", "internal": True}
@@ -398,6 +450,7 @@ def test_secrets_are_made_once_fit_together_and_are_private(made: Path) -> None:
     assert key[1] in texts["steps/aws-credentials"]
     account = re.search(r"password = (\S+)", texts["steps/mlflow/credentials"])
     assert account
+    assert len(texts["signing/webhook"]) > 30
     assert account[1] == texts["mlflow/client/credentials"].rpartition(" = ")[2].strip()
     assert f"admin_password = {texts['mlflow/admin-password']}\n" in texts["mlflow/auth.ini"]
     assert {path.stat().st_mode & 0o777 for name, path in files.items() if name != "airflow/made"} == {0o600}
