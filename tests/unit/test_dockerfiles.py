@@ -363,6 +363,19 @@ def test_the_databases_are_made_by_a_program_of_its_own() -> None:
     assert os.access(DOCKER / "databases.sh", os.X_OK)
 
 
+def test_the_page_of_a_model_can_be_read_by_the_server_that_shows_it() -> None:
+    """It runs `perennial page`: the store and MLflow in reach, credentials, the plugin, a place to write."""
+    services = compose()["services"]
+    server = services["api-server"]
+    for needed in ("s3", "mlflow"):
+        assert set(server["networks"]) & set(services[needed]["networks"]), needed
+    assert "airflow-secrets:/run/secrets/perennial:ro" in server["volumes"]
+    assert "/scratch:mode=1777" in server["tmpfs"]
+    assert {"PERENNIAL_STORE", "MLFLOW_TRACKING_URI"} <= set(server["environment"])
+    text = (DOCKER / "orchestrator.Dockerfile").read_text()
+    assert "AIRFLOW__CORE__PLUGINS_FOLDER=/opt/perennial/dags/plugins" in text
+
+
 def test_ports_are_published_to_this_machine_only() -> None:
     ports = [port for service in compose()["services"].values() for port in service.get("ports", [])]
     assert ports
