@@ -13,6 +13,9 @@ unexport PYTHONDONTWRITEBYTECODE
 include docker/images.lock
 ENGINE ?= docker
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REVISION = $(shell git rev-parse HEAD)
+# The commit's date, so that the same commit gives the same label.
+CREATED = $(shell TZ=UTC git show --no-patch --format=%cd --date=format-local:%Y-%m-%dT%H:%M:%SZ HEAD)
 COMPOSE := $(ENGINE) compose --env-file docker/images.lock --file docker/compose.yaml
 
 demo: $(INSTALLED)  ## Run the main job end to end and promote its model
@@ -67,7 +70,7 @@ images:  ## Build the three images with ENGINE (docker or podman) from docker/im
 	for name in orchestrator cpu trainer; do \
 	$(ENGINE) build --file docker/$$name.Dockerfile --tag localhost/perennial/$$name:latest --build-arg BASE=$(BASE_PYTHON) \
 	--build-arg CUDA=$(BASE_CUDA) --build-arg TORCH_INDEX=$(TORCH_INDEX) --build-arg VERSION=$(VERSION) \
-	--build-arg REVISION=$(shell git rev-parse HEAD) $(BUILD_FLAGS) . || exit 1; done
+	--build-arg REVISION=$(REVISION) --build-arg CREATED=$(CREATED) $(BUILD_FLAGS) . || exit 1; done
 
 compose-up:  ## Start the whole product on this machine in containers
 	PERENNIAL_SOCKET_GROUP=$(shell stat -c %g $(or $(PERENNIAL_SOCKET),/var/run/docker.sock)) $(COMPOSE) up --detach --wait

@@ -42,7 +42,8 @@ def main(place: Path) -> None:
 def texts() -> dict[str, str]:
     """Every file and what is in it."""
     made = {
-        name: secrets.token_urlsafe(32) for name in ("postgres", "airflow", "mlflow", "s3", "account", "web")
+        name: secrets.token_urlsafe(32)
+        for name in ("postgres", "airflow", "mlflow", "s3", "account", "admin", "web")
     }
     access = f"perennial{secrets.token_hex(5)}"
     aws = f"[default]\naws_access_key_id = {access}\naws_secret_access_key = {made['s3']}\n"
@@ -50,8 +51,8 @@ def texts() -> dict[str, str]:
         f"[mlflow]\nmlflow_tracking_username = perennial\nmlflow_tracking_password = {made['account']}\n"
     )
     auth = (
-        "[mlflow]\ndefault_permission = READ\nadmin_username = perennial\n"
-        f"admin_password = {made['account']}\n"
+        "[mlflow]\ndefault_permission = READ\nadmin_username = admin\n"
+        f"admin_password = {made['admin']}\n"
         "database_uri = postgresql+psycopg2://mlflow@postgres:5432/mlflow\n"
         "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
     )
@@ -61,6 +62,7 @@ def texts() -> dict[str, str]:
     return {
         "signing/signing.pem": private.decode(),
         "signing/trusted.pem": public.decode(),
+        "signing/webhook": secrets.token_urlsafe(32),
         "airflow/pgpass": f"postgres:5432:airflow:airflow:{made['airflow']}\n",
         "airflow/aws-credentials": aws,
         "airflow/mlflow/credentials": account,
@@ -71,6 +73,8 @@ def texts() -> dict[str, str]:
         "mlflow/pgpass": f"postgres:5432:mlflow:mlflow:{made['mlflow']}\n",
         "mlflow/aws-credentials": aws,
         "mlflow/auth.ini": auth,
+        "mlflow/admin-password": made["admin"],
+        "mlflow/client/credentials": account,
         "mlflow/flask-secret-key": secrets.token_urlsafe(48),
         "postgres/postgres": made["postgres"],
         "postgres/airflow": made["airflow"],

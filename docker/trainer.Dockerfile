@@ -9,7 +9,8 @@
 ARG BASE
 ARG CUDA
 
-# The compiler and headers of CUDA; nothing of it is in the image, whose libraries come with torch.
+# The compiler and headers of CUDA; nothing of it is in the image, whose libraries come with torch. Its folder is the
+# one with the full version: NVIDIA's images have links beside it (cuda, cuda-13) that lead nowhere from here.
 # hadolint ignore=DL3049
 FROM ${CUDA} AS cuda
 
@@ -39,7 +40,11 @@ RUN --mount=type=cache,target=/root/.cache/pip --mount=type=bind,source=docker/w
     if [ "${CPU}" = 1 ]; then \
         export DS_ACCELERATOR=cpu DS_BUILD_CPU_ADAM=1 DS_BUILD_SHM_COMM=1; \
     else \
-        CUDA_HOME="$(echo /cuda/usr/local/cuda-1*)" && export CUDA_HOME TORCH_CUDA_ARCH_LIST="${CUDA_ARCHS}" \
+        set -- /cuda/usr/local/cuda-[1-9]*.*; \
+        if [ "$#" != 1 ] || [ ! -x "$1/bin/nvcc" ]; then \
+            echo "the image CUDA needs one folder /usr/local/cuda-MAJOR.MINOR with bin/nvcc; found: $*" >&2; exit 1; \
+        fi; \
+        export CUDA_HOME="$1" TORCH_CUDA_ARCH_LIST="${CUDA_ARCHS}" \
             DS_ACCELERATOR=cuda DS_BUILD_CPU_ADAM=1 DS_BUILD_FUSED_ADAM=1 DS_BUILD_UTILS=1; \
     fi \
     && DS_BUILD_OPS=0 pip install --require-hashes --no-deps --no-build-isolation -v -r requirements/deepspeed.txt

@@ -1,4 +1,4 @@
-"""Makes MLflow's two accounts from mounted secrets: the administrator and the one that runs and steps use.
+"""Makes MLflow's accounts from mounted secrets: the administrator, the one that runs and steps use, a reader.
 
 Safe to repeat; a password that changed in the secret is changed in MLflow. People's accounts are made by the
 administrator (README.md). Reads:
@@ -6,7 +6,9 @@ administrator (README.md). Reads:
 - MLFLOW_AUTH_CONFIG_PATH: basic_auth.ini, for the database and the administrator's name;
 - MLFLOW_ADMIN_PASSWORD_FILE, default /etc/perennial/admin/password;
 - MLFLOW_CLIENT_CREDENTIALS, default /etc/perennial/client/credentials: the file that clients mount as
-  ~/.mlflow/credentials.
+  ~/.mlflow/credentials;
+- MLFLOW_READER_CREDENTIALS, default /etc/perennial/reader/credentials: the same of the account with which
+  Airflow's web server shows models; empty: there is none (docker/compose.yaml).
 """
 
 from __future__ import annotations
@@ -28,13 +30,13 @@ def main() -> int:
         return 1
     password = Path(os.environ.get("MLFLOW_ADMIN_PASSWORD_FILE", "/etc/perennial/admin/password"))
     credentials = Path(os.environ.get("MLFLOW_CLIENT_CREDENTIALS", "/etc/perennial/client/credentials"))
-    client = configparser.ConfigParser(interpolation=None)
-    with credentials.open(encoding="utf-8") as file:
-        client.read_file(file)
+    reader = os.environ.get("MLFLOW_READER_CREDENTIALS", "/etc/perennial/reader/credentials")
     accounts = [
         (config.admin_username, password.read_text(encoding="utf-8").strip(), True),
-        (client["mlflow"]["mlflow_tracking_username"], client["mlflow"]["mlflow_tracking_password"], False),
+        (*login(credentials), False),
     ]
+    if reader:
+        accounts.append((*login(Path(reader)), False))
     store = SqlAlchemyStore()
     store.init_db(config.database_uri)
     for name, secret, admin in accounts:
@@ -47,6 +49,14 @@ def main() -> int:
         else:
             print(f"account {name}: as it should be")
     return 0
+
+
+def login(path: Path) -> tuple[str, str]:
+    """Name and password of a file of credentials."""
+    found = configparser.ConfigParser(interpolation=None)
+    with path.open(encoding="utf-8") as file:
+        found.read_file(file)
+    return found["mlflow"]["mlflow_tracking_username"], found["mlflow"]["mlflow_tracking_password"]
 
 
 if __name__ == "__main__":

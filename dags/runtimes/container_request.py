@@ -32,11 +32,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from runtimes.failures import failure_of
 from runtimes.process import plan_of
 from runtimes.steps import StepTask, image, settings
 from runtimes.table import SIZES
-from tasks.recipe.failures import ConfigInvalid, Failure
+from tasks.recipe.failures import ConfigInvalid, Failure, failure_of
 from tasks.recipe.problems import did_you_mean
 from tasks.recipe.run_names import run_name
 

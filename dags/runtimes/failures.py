@@ -10,7 +10,7 @@ from typing import Any
 from airflow.sdk import RetryDecision, RetryPolicy
 from airflow.sdk.exceptions import AirflowException
 
-from tasks.recipe.failures import RETRIED, Failure
+from tasks.recipe.failures import RETRIED, Failure, failure_of
 from tasks.recipe.secrets import mask
 
 NOTHING_TO_DO = 10
@@ -65,14 +65,6 @@ class StepFailed(AirflowException):
     def __init__(self, step: str, failure: Failure, message: str) -> None:
         self.failure = failure
         super().__init__(f"step '{step}': {failure.name.lower().replace('_', ' ')}: {mask(message)}")
-
-
-def failure_of(code: int) -> Failure:
-    """The class of an exit code. A process that a signal ended (128 + n) was preempted, whoever sent it."""
-    if code > 128 or code < 0:
-        return Failure.PREEMPTED
-    known = {int(each): each for each in Failure}
-    return known.get(code, Failure.BUG)
 
 
 class RetryByClass(RetryPolicy):

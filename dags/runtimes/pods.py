@@ -13,10 +13,9 @@ from typing import Any
 from airflow.providers.cncf.kubernetes.utils.pod_manager import detect_pod_terminate_early_issues
 from kubernetes.client import V1ContainerState, V1Pod
 
-from runtimes.failures import failure_of
 from runtimes.process import plan_of
 from runtimes.steps import StepTask
-from tasks.recipe.failures import Failure
+from tasks.recipe.failures import Failure, failure_of
 from tasks.recipe.run_names import run_name
 
 CONTAINER = "step"

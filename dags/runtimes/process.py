@@ -30,6 +30,9 @@ from tasks.recipe.secrets import mask
 ROOT = Path(__file__).resolve().parents[2]
 """The repository, or wherever the DAGs' folder lies: commands run here."""
 
+AIRFLOWS = ("AIRFLOW__", "_AIRFLOW", "AIRFLOW_CONN_", "AIRFLOW_VAR_")
+"""How variables begin that are Airflow's own, keys of its channels (docs/airflow.md) among them."""
+
 GUARD = Path(__file__).with_name("guard.py")
 
 NOT_PROMOTED = (
@@ -152,10 +155,8 @@ def plan_of(recipe: str, run_id: str) -> str:
 
 
 def environment() -> dict[str, str]:
-    """The environment of a command: the worker's, without Airflow's own settings and secrets."""
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW__", "_AIRFLOW"))
-    }
+    """The environment of a command: the worker's, without what is Airflow's own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(AIRFLOWS)}
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return kept | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
 

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from runtimes.failures import failure_of
 from runtimes.pods import CANNOT_RUN, OWN_LIMIT, last_words
 from runtimes.pods import GONE as TAKEN_AWAY
 from runtimes.trainjob_api import Api, Object, active_since, by_index, index_of, nodes_of, state_of
-from tasks.recipe.failures import Failure
+from tasks.recipe.failures import Failure, failure_of
 
 NO_START = {
     "ImagePullBackOff": "the image cannot be pulled",

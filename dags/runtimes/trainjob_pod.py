@@ -18,8 +18,9 @@ from tasks.recipe.failures import ConfigInvalid
 
 GPU = "nvidia.com/gpu"
 
-SHARED = "/shared"
-"""Where the claim that all machines share is mounted, and PERENNIAL_HOME with it."""
+SHARED = "work"
+"""The folder of PERENNIAL_HOME that is the claim which all machines share: a step gathers the parts of its
+checkpoints there, and removes them when it is done. The rest, the cache above all, is each pod's own."""
 
 
 def shape_of(task: StepTask) -> Shape:
@@ -68,10 +69,10 @@ def pod_of(task: StepTask, run_id: str) -> Object:
     del given["PERENNIAL_ATTEMPT"]  # the pods' template is the same for every attempt
     env |= {name: {"name": name, "value": value} for name, value in given.items()}
     claim = os.environ.get("PERENNIAL_SHARED_CLAIM")
-    if claim:
-        env["PERENNIAL_HOME"] = {"name": "PERENNIAL_HOME", "value": SHARED}
+    if claim and task.stage in TRAINING:
+        home = env["PERENNIAL_HOME"]["value"] if "PERENNIAL_HOME" in env else "/scratch"  # the image's
         spec["volumes"].append({"name": "shared", "persistentVolumeClaim": {"claimName": claim}})
-        container["volumeMounts"].append({"name": "shared", "mountPath": SHARED})
+        container["volumeMounts"].append({"name": "shared", "mountPath": f"{home}/{SHARED}"})
     container["env"] = list(env.values())
     return pod
 

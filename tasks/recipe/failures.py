@@ -8,6 +8,7 @@ of the data, the operator of the platform, or us.
 from __future__ import annotations
 
 import enum
+import signal
 from typing import ClassVar
 
 
@@ -26,7 +27,23 @@ class Failure(enum.IntEnum):
 
 
 RETRIED: frozenset[Failure] = frozenset({Failure.PREEMPTED, Failure.INFRASTRUCTURE, Failure.OUT_OF_MEMORY})
-"""The classes that a retry can mend. A killed process (SIGKILL) counts as PREEMPTED."""
+"""The classes that a retry can mend."""
+
+STOPS = frozenset({signal.SIGHUP, signal.SIGINT, signal.SIGKILL, signal.SIGTERM})
+"""Signals by which somebody else ends a process; after any other (SIGSEGV, SIGABRT, SIGBUS) it crashed."""
+
+
+def failure_of(code: int) -> Failure:
+    """The class of a process' exit code.
+
+    Args:
+        code: Not 0. A signal that ended the process is 128 + n, as shells and containers tell it, or -n.
+            One of STOPS is a preemption; after any other the process crashed, which a few tries may mend
+            (memory of the machine, a library's race) and a hundred do not.
+    """
+    if code < 0 or code > 128:
+        return Failure.PREEMPTED if (-code if code < 0 else code - 128) in STOPS else Failure.INFRASTRUCTURE
+    return Failure(code) if code in set(Failure) else Failure.BUG
 
 
 class PerennialError(Exception):

@@ -48,9 +48,9 @@ _SETTING = re.compile(
 """A setting whose name says that its value is secret: `aws_secret_access_key = ...`, `"password": "..."`."""
 
 _NAMED = frozenset(
-    {"SECRET", "SECRETS", "TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "KEY", "APIKEY", "CREDENTIAL"}
+    {"SECRET", "SECRETS", "TOKEN", "PASSWORD", "PASSWD", "PASSPHRASE", "KEY", "APIKEY", "CREDENTIAL", "CONN"}
 )
-"""Words of a variable's name that make its value a secret."""
+"""Words of a variable's name that make its value a secret; CONN is a connection of Airflow, whole."""
 
 _SHORTEST = 8
 """Characters of an environment's secret that is masked: a shorter one would black out ordinary words."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from rich.console import Console
 
 from tasks.artefacts import Store
-from tasks.recipe.failures import Failure, PerennialError
+from tasks.recipe.failures import Failure, PerennialError, failure_of
 from tasks.recipe.plan import Plan
 from tasks.runner.records import StepRecord, run_key
 from tasks.runner.settings import Settings
@@ -23,9 +23,7 @@ class StepFailed(PerennialError):
 
     def __init__(self, step: str, code: int) -> None:
         super().__init__(f"step '{step}' failed")
-        # A process killed by a signal, whoever sent it, is resumed by the next run.
-        known = code in {int(each) for each in Failure}
-        self.failure: Failure = Failure(code) if known else Failure.PREEMPTED  # type: ignore[misc]
+        self.failure: Failure = failure_of(code)  # type: ignore[misc]
 
 
 def run_plan(

@@ -146,7 +146,7 @@ def test_killed_trainings_end_as_if_left_alone(case: Case, inputs: Inputs, tmp_p
 
 
 @pytest.mark.parametrize("zero_stage", [0, 1, 2, 3])
-def test_two_to_one_to_two_processes(zero_stage: int, inputs: Inputs, tmp_path: Path) -> None:
+def test_p8_two_to_one_to_two_processes(zero_stage: int, inputs: Inputs, tmp_path: Path) -> None:
     """Through DeepSpeed's universal checkpoint, by itself, with the same samples in every optimiser step.
 
     Tolerance: 1e-6 of a weight, 1e-5 of a loss, for gradients summed in another order. (Here two processes

@@ -50,7 +50,10 @@ def main() -> None:
         tasks = {
             ti.task_id: {"state": str(ti.state), "tries": ti.try_number} for ti in run.get_task_instances()
         }
-        print("\nRESULT " + json.dumps({"state": str(run.state), "tasks": tasks}), flush=True)
+        print(
+            "\nRESULT " + json.dumps({"state": str(run.state), "date": run.logical_date, "tasks": tasks}),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -134,7 +134,7 @@ def test_a_changed_merge_reruns_the_merge_and_what_follows(home: Home) -> None:
     assert "options.weight changed: 0.5 -> 0.3" in output
 
 
-def test_a_deleted_object_reruns_just_what_needs_it(home: Home) -> None:
+def test_p7_a_deleted_object_reruns_just_what_needs_it(home: Home) -> None:
     digest = home.records("one")["adapted"]["outputs"]["model"]["digest"]
     (home.path / "store" / "artefacts" / digest / "files" / "model.safetensors").unlink()
     home.run("two")
@@ -144,7 +144,7 @@ def test_a_deleted_object_reruns_just_what_needs_it(home: Home) -> None:
     assert digests(records) == digests(home.records("one"))
 
 
-def test_an_altered_object_is_refused_and_made_again(home: Home) -> None:
+def test_p7_an_altered_object_is_refused_and_made_again(home: Home) -> None:
     digest = home.records("one")["merged"]["outputs"]["model"]["digest"]
     weights = home.path / "store" / "artefacts" / digest / "files" / "model.safetensors"
     damaged = bytearray(weights.read_bytes())

@@ -160,6 +160,7 @@ def env(folder: Path, database: tuple[int, dict[str, dict[str, str]]]) -> dict[s
     write(place / "server", secrets["mlflow-server"])
     write(place / "admin", secrets["mlflow-admin"])
     write(place / "client", secrets["perennial-mlflow"])
+    write(place / "reader", secrets["perennial-mlflow-reader"])
     write(folder / "home" / ".mlflow", secrets["perennial-mlflow"])
     told = {
         name: value.replace("/etc/perennial/mlflow", str(ROOT / "mlflow")).replace(
@@ -175,6 +176,7 @@ def env(folder: Path, database: tuple[int, dict[str, dict[str, str]]]) -> dict[s
         "PERENNIAL_SERVER_SECRETS": str(place / "server"),
         "MLFLOW_ADMIN_PASSWORD_FILE": str(place / "admin" / "password"),
         "MLFLOW_CLIENT_CREDENTIALS": str(place / "client" / "credentials"),
+        "MLFLOW_READER_CREDENTIALS": str(place / "reader" / "credentials"),
         "MLFLOW_ARTIFACTS_DESTINATION": (folder / "artifacts").as_uri(),
         "MLFLOW_HOST": "127.0.0.1",
         "MLFLOW_WORKERS": "1",
@@ -220,8 +222,10 @@ def deployment(
         )
     try:
         wait(lambda: answers(uri), running, log)
-        password = (folder / "secrets" / "client" / "credentials").read_text().rpartition(" = ")[2].strip()
-        logins = {"admin": database[1]["mlflow-admin"]["password"], "perennial": password}
+        logins = {"admin": database[1]["mlflow-admin"]["password"]}
+        for name, place in (("perennial", "client"), ("perennial-reader", "reader")):
+            text = (folder / "secrets" / place / "credentials").read_text()
+            logins[name] = text.rpartition(" = ")[2].strip()
         yield Deployment(uri, env, logins, folder / "secrets", running.pid, database[0])
     finally:
         stop(running)
@@ -234,8 +238,9 @@ def answers(uri: str) -> bool:
         return False
 
 
-def test_the_upgrade_makes_both_accounts(upgraded: str) -> None:
-    assert upgraded.splitlines()[-2:] == ["account admin: made", "account perennial: made"]
+def test_the_upgrade_makes_the_accounts(upgraded: str) -> None:
+    made = [f"account {name}: made" for name in ("admin", "perennial", "perennial-reader")]
+    assert upgraded.splitlines()[-3:] == made
 
 
 def test_a_password_is_asked_for(deployment: Deployment) -> None:
@@ -309,6 +314,13 @@ print(run.info.run_id)
 """
 
 
+READ = """
+import mlflow
+print(mlflow.get_experiment_by_name("deployed").name)
+print(mlflow.MlflowClient().get_model_version_by_alias("deployed", "champion").version)
+"""
+
+
 def client(deployment: Deployment, code: str, **login: str) -> subprocess.CompletedProcess[str]:
     """Code of a client that finds its account in ~/.mlflow/credentials, as a pod does, or in `login`."""
     kept = {key: value for key, value in deployment.env.items() if key in ("PATH", "HOME", "PYTHONPATH")}
@@ -330,16 +342,20 @@ def test_the_pods_account_writes_and_a_reader_does_not(deployment: Deployment) -
         timeout=30,
     )
     assert made.status_code == 200, made.text
-    reader = {"MLFLOW_TRACKING_USERNAME": "reader", "MLFLOW_TRACKING_PASSWORD": "a long password"}
-    read = client(deployment, "import mlflow; print(mlflow.get_experiment_by_name('deployed'))", **reader)
-    assert "deployed" in read.stdout, read.stderr[-500:]
-    moved = client(
-        deployment,
-        "import mlflow; mlflow.MlflowClient().set_registered_model_alias('deployed', 'champion', '1')",
-        **reader,
-    )
-    assert moved.returncode != 0
-    assert "Permission denied" in moved.stderr
+    for name, password in (
+        ("reader", "a long password"),
+        ("perennial-reader", deployment.logins["perennial-reader"]),  # Airflow's web server
+    ):
+        reader = {"MLFLOW_TRACKING_USERNAME": name, "MLFLOW_TRACKING_PASSWORD": password}
+        read = client(deployment, READ, **reader)
+        assert read.stdout.split() == ["deployed", "1"], read.stderr[-500:]
+        moved = client(
+            deployment,
+            "import mlflow; mlflow.MlflowClient().set_registered_model_alias('deployed', 'champion', '1')",
+            **reader,
+        )
+        assert moved.returncode != 0
+        assert "Permission denied" in moved.stderr
 
     artifacts = Path(deployment.env["MLFLOW_ARTIFACTS_DESTINATION"].removeprefix("file://"))
     assert list(artifacts.rglob("note.txt"))
@@ -357,10 +373,8 @@ def test_the_pods_account_writes_and_a_reader_does_not(deployment: Deployment) -
 
 def test_a_changed_password_is_taken_over_by_the_upgrade(deployment: Deployment) -> None:
     again = run("upgrade.sh", deployment.env)
-    assert again.stdout.splitlines()[-2:] == [
-        "account admin: as it should be",
-        "account perennial: as it should be",
-    ]
+    right = [f"account {name}: as it should be" for name in ("admin", "perennial", "perennial-reader")]
+    assert again.stdout.splitlines()[-3:] == right
     (deployment.secrets / "admin" / "password").write_text("another long password\n")
     changed = run("upgrade.sh", deployment.env)
     assert "account admin: password changed" in changed.stdout

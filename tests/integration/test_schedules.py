@@ -100,7 +100,7 @@ print("RESULT " + json.dumps(told))
 
 
 @pytest.mark.parametrize("schedule", ["on: [corpus/tiny]", 'on: [corpus/tiny], cron: "0 3 1 1 *"'])
-def test_new_data_during_a_run_starts_exactly_one_more(tmp_path: Path, schedule: str) -> None:
+def test_p16_new_data_during_a_run_starts_exactly_one_more(tmp_path: Path, schedule: str) -> None:
     recipes = tmp_path / "recipes"
     recipes.mkdir()
     (recipes / "tiny.yaml").write_text(f"schedule: {{{schedule}}}\n{RECIPE.read_text()}")

@@ -235,7 +235,7 @@ def _marked(value: Any, mark: str) -> Any:
     return value
 
 
-def test_nothing_that_is_written_or_raised_holds_text_of_the_rows(world):
+def test_p22_nothing_that_is_written_or_raised_holds_text_of_the_rows(world):
     mark = "Xyzzy"
     for number, (kind, _, changed) in enumerate(BAD):
         row = GOOD[kind][7] | changed
@@ -251,7 +251,7 @@ def test_nothing_that_is_written_or_raised_holds_text_of_the_rows(world):
     assert not any(mark in str(value) for value in frame.to_numpy().ravel())
 
 
-def test_the_same_data_gives_the_same_bytes(world):
+def test_p21_the_same_data_gives_the_same_bytes(world):
     for kind, rows in GOOD.items():
         world.add(kind, kind, [*rows, rows[0] | {"key": "again"}])
     folder = world.folder / "work" / "validation"

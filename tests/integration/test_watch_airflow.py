@@ -63,7 +63,7 @@ def watched(tmp_path: Path) -> Iterator[Watched]:
         yield Watched(tmp_path, process)
 
 
-def test_an_asset_event_for_each_slice_and_none_for_a_look_that_finds_nothing(watched: Watched) -> None:
+def test_p16_an_asset_event_for_each_slice_and_none_for_a_look_that_finds_nothing(watched: Watched) -> None:
     assert watched.look() == {"look": "skipped", "drift": "skipped"}
     assert watched.events() == []
     watched.arrives("2026-01-05", "one", "two")

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ DOCKER = ROOT / "docker"
 FILES = sorted(DOCKER.glob("*.Dockerfile"))
 DIGEST = re.compile(r"[\w.-]+(/[\w.-]+)+:[\w.-]+@sha256:[0-9a-f]{64}")
 LABELS = ("title", "description", "licenses", "version", "revision", "created")
-ONE_SHOT = {"secrets", "bucket", "migrate"}
+ONE_SHOT = {"secrets", "bucket", "accounts", "migrate"}
 """Services that do one thing and end: no health check, and their needers wait for their end."""
 
 
@@ -93,6 +94,58 @@ def test_hadolint_has_nothing_to_say() -> None:
     command = [str(Path(sys.executable).with_name("hadolint")), "--config", str(ROOT / ".hadolint.yaml")]
     done = subprocess.run([*command, *map(str, FILES)], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def compile_with(cuda: Path, cpu: str = "0") -> subprocess.CompletedProcess[str]:
+    """The trainer's instruction that compiles, with `cuda` as the folder of CUDA's image and no pip."""
+    (run,) = [rest for _, rest in instructions(DOCKER / "trainer.Dockerfile") if "CUDA_HOME" in rest]
+    script = run[run.index("if [") :].replace("/cuda/", f"{cuda}/")
+    pip = 'pip() { echo "${CUDA_HOME:-none} ${DS_ACCELERATOR}"; }; '
+    return subprocess.run(
+        ["sh", "-c", pip + script],
+        env={"CPU": cpu, "CUDA_ARCHS": "9.0"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_cuda_is_found_beside_the_links_of_its_image(tmp_path: Path) -> None:
+    """NVIDIA's image: /usr/local/cuda and cuda-13 are links to /etc/alternatives, cuda-13.0 is the folder."""
+    local = tmp_path / "usr" / "local"
+    nvcc = local / "cuda-13.0" / "bin" / "nvcc"
+    nvcc.parent.mkdir(parents=True)
+    nvcc.touch(mode=0o755)
+    for link in ("cuda", "cuda-13"):
+        (local / link).symlink_to(f"/etc/alternatives/{link}")
+    done = compile_with(tmp_path)
+    assert (done.returncode, done.stdout) == (0, f"{local / 'cuda-13.0'} cuda\n"), done.stderr
+
+
+@pytest.mark.parametrize("folders", [(), ("cuda-13.0",), ("cuda-12.9/bin/nvcc", "cuda-13.0/bin/nvcc")])
+def test_another_image_of_cuda_is_refused_with_words(tmp_path: Path, folders: tuple[str, ...]) -> None:
+    for each in folders:
+        (tmp_path / "usr" / "local" / each).mkdir(parents=True)
+    done = compile_with(tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "one folder /usr/local/cuda-MAJOR.MINOR" in done.stderr
+    assert all(each.split("/")[0] in done.stderr for each in folders)
+
+
+def test_the_trainer_for_the_cpu_needs_no_cuda(tmp_path: Path) -> None:
+    assert compile_with(tmp_path, cpu="1").stdout == "none cpu\n"
+
+
+def test_the_images_say_which_commit_they_are_and_when_it_was_made() -> None:
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no git checkout, so an image's commit and date were not looked at")
+    command = ["make", "--dry-run", "--no-print-directory", "images"]
+    made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    given = dict(re.findall(r"--build-arg (\w+)=(\S*)", made.stdout))
+    git = ["git", "show", "--no-patch", "--format=%H %ct", "HEAD"]
+    commit, seconds = subprocess.run(git, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert given["REVISION"] == commit
+    assert datetime.strptime(given["CREATED"], "%Y-%m-%dT%H:%M:%S%z").timestamp() == int(seconds)
 
 
 def test_there_are_three_images() -> None:
@@ -232,8 +285,62 @@ def test_no_secret_is_in_an_environment_or_a_command() -> None:
         for key, value in service.get("environment", {}).items():
             if re.search(r"KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL", key):
                 is_a_file = str(value).startswith("/run/secrets/") or key.endswith(("_CMD", "_FILE"))
-                assert is_a_file or key == "PERENNIAL_CONTAINER_SECRETS", f"{name}: {key}"  # this is a volume
+                assert is_a_file or not value or key == "PERENNIAL_CONTAINER_SECRETS", (
+                    f"{name}: {key}"
+                )  # this is a volume
             assert not re.search(r"://[^/@\s]*:[^/@\s]+@", str(value)), f"{name}: {key} holds a password"
+
+
+NOT_GIVEN = {
+    "PERENNIAL_AIRFLOW_DATABASE": "of `perennial up`",
+    "PERENNIAL_MLFLOW_DATABASE": "of `perennial up`",
+    "PERENNIAL_USERS": "of `perennial up`",
+    "PERENNIAL_ATTEMPT": "the runtime gives it to each container",
+    "PERENNIAL_IMAGE": "the runtime gives it to each container",
+    "PERENNIAL_TERMINATION_LOG": "of a pod",
+    "PERENNIAL_COMMAND": "the image's own command is right",
+    "PERENNIAL_CONSTRAINTS": "the image says it",
+    "PERENNIAL_HOME": "the image says it",
+    "PERENNIAL_CONTAINER_PASS": "docs/containers.md: change the file",
+    "PERENNIAL_CONTAINER_SHM": "the default is right",
+    "PERENNIAL_CONTAINER_STORE": "the store is no folder",
+    "PERENNIAL_CONTAINER_TMP": "the default is right",
+    "PERENNIAL_CONTAINER_USER": "the image's own is right",
+    "PERENNIAL_CORPORA": "beside the recipes",
+    "PERENNIAL_RECIPES": "the image has them; another folder is a mount, so a change of the file",
+    "PERENNIAL_PRICES": "a file, so a change of the file",
+    "PERENNIAL_EXPORTS": "of `perennial export`, on a machine with torch",
+    "PERENNIAL_GGUF_CONVERTER": "of `perennial export`, on a machine with torch",
+    "PERENNIAL_GGUF_PYTHON": "of `perennial export`, on a machine with torch",
+    "PERENNIAL_LM_EVAL_PYTHON": "of steps, and their image has no other Python",
+    "PERENNIAL_RETENTION_CRON": "the default is right",
+    "PERENNIAL_RETENTION_DAYS": "the default is right",
+    "PERENNIAL_WATCHDOG_CRON": "the default is right",
+    "PERENNIAL_WEBHOOK_SECRET": "it is a file (PERENNIAL_WEBHOOK_SECRET_FILE)",
+    **dict.fromkeys(
+        (
+            *("PERENNIAL_GPUS_PER_NODE", "PERENNIAL_KUBERNETES_CONNECTION", "PERENNIAL_NODES"),
+            *("PERENNIAL_POD_KEEP_HOURS", "PERENNIAL_POD_TEMPLATES", "PERENNIAL_POLL_SECONDS"),
+            *("PERENNIAL_QUEUE", "PERENNIAL_SHARED_CLAIM"),
+        ),
+        "of Kubernetes",
+    ),
+}
+"""Settings that the compose file does not give, and why none is missed."""
+
+
+def test_every_setting_reaches_the_services_or_has_a_reason_not_to() -> None:
+    """A setting that is named in the shell and stops before the services would be ignored without a word."""
+    read: set[str] = set()
+    for path in [*(ROOT / "dags").rglob("*.py"), *(ROOT / "tasks").rglob("*.py")]:
+        read |= set(re.findall(r"\bPERENNIAL_[A-Z]+(?:_[A-Z]+)*\b", path.read_text(encoding="utf-8")))
+    told = compose()["services"]["scheduler"]["environment"]
+    assert sorted(read - set(told) - set(NOT_GIVEN)) == []
+    assert set(NOT_GIVEN) & set(told) == set()
+    for name in ("ALLOWED_URIS", "DEADLINE_HOURS", "NOTIFY", "TRUSTED_CODE", "WEBHOOK_URL"):
+        given = f"PERENNIAL_{name}"
+        for service in ("scheduler", "dag-processor", "triggerer", "api-server"):
+            assert compose()["services"][service]["environment"][given] == f"${{{given}:-}}", service
 
 
 def test_steps_reach_the_store_and_mlflow_and_nothing_else() -> None:
@@ -254,6 +361,19 @@ def test_a_tmpfs_has_no_option_that_podman_refuses() -> None:
 def test_the_databases_are_made_by_a_program_of_its_own() -> None:
     """PostgreSQL's image sources what cannot be executed, and would go on with its `set -u`."""
     assert os.access(DOCKER / "databases.sh", os.X_OK)
+
+
+def test_the_page_of_a_model_can_be_read_by_the_server_that_shows_it() -> None:
+    """It runs `perennial page`: the store and MLflow in reach, credentials, the plugin, a place to write."""
+    services = compose()["services"]
+    server = services["api-server"]
+    for needed in ("s3", "mlflow"):
+        assert set(server["networks"]) & set(services[needed]["networks"]), needed
+    assert "airflow-secrets:/run/secrets/perennial:ro" in server["volumes"]
+    assert "/scratch:mode=1777" in server["tmpfs"]
+    assert {"PERENNIAL_STORE", "MLFLOW_TRACKING_URI"} <= set(server["environment"])
+    text = (DOCKER / "orchestrator.Dockerfile").read_text()
+    assert "AIRFLOW__CORE__PLUGINS_FOLDER=/opt/perennial/dags/plugins" in text
 
 
 def test_ports_are_published_to_this_machine_only() -> None:
@@ -280,7 +400,7 @@ def test_volumes_and_files_that_are_mounted_exist() -> None:
     for name, service in found["services"].items():
         for mount in service.get("volumes", []):
             source = mount.split(":")[0]
-            if source.startswith("./"):
+            if source.startswith("."):
                 assert (DOCKER / source).is_file(), f"{name}: {source}"
             elif not source.startswith("${"):
                 assert source in found["volumes"], f"{name}: {source}"
@@ -343,7 +463,9 @@ def test_secrets_are_made_once_fit_together_and_are_private(made: Path) -> None:
     assert key[1] in texts["steps/aws-credentials"]
     account = re.search(r"password = (\S+)", texts["steps/mlflow/credentials"])
     assert account
-    assert f"admin_password = {account[1]}" in texts["mlflow/auth.ini"]
+    assert len(texts["signing/webhook"]) > 30
+    assert account[1] == texts["mlflow/client/credentials"].rpartition(" = ")[2].strip()
+    assert f"admin_password = {texts['mlflow/admin-password']}\n" in texts["mlflow/auth.ini"]
     assert {path.stat().st_mode & 0o777 for name, path in files.items() if name != "airflow/made"} == {0o600}
     make_secrets(made)
     assert {name: path.read_text() for name, path in files.items()} == texts
@@ -352,6 +474,9 @@ def test_secrets_are_made_once_fit_together_and_are_private(made: Path) -> None:
 def test_steps_get_only_their_own_secrets(made: Path) -> None:
     make_secrets(made)
     step = "".join(path.read_text() for path in (made / "steps").rglob("*") if path.is_file())
-    names = ("postgres/postgres", "postgres/airflow", "airflow/fernet-key", "signing/signing.pem")
+    names = (
+        *("postgres/postgres", "postgres/airflow", "airflow/fernet-key", "signing/signing.pem"),
+        "mlflow/admin-password",  # the account of runs and steps is no administrator
+    )
     for name in names:
         assert (made / name).read_text() not in step

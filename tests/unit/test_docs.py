@@ -52,6 +52,14 @@ def test_what_a_page_names_is_there(page: Path) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("number", range(1, 28))
+def test_every_pain_has_a_test_of_its_number(number: int) -> None:
+    """That a test which is named exists, the test above looks after."""
+    page = (ROOT / "docs" / "pains.md").read_text(encoding="utf-8")
+    (row,) = re.findall(rf"^\| P{number} \|.*$", page, re.MULTILINE)
+    assert re.search(rf"`test_\w+\.py::test_(p\d+_)*p{number}_", row)
+
+
 def entries() -> dict[str, str]:
     """Title -> text of each entry of the runbook, with that of its part's beginning."""
     found = {}

@@ -24,16 +24,15 @@ ED25519 = bytes.fromhex("302e020100300506032b657004220420")
 
 def values(registry: str) -> Mapping[tuple[str, str], Mapping[str, str]]:
     """Namespace and name of each secret -> its keys and their texts."""
-    airflow, mlflow, client = (secrets.token_urlsafe(24) for _ in range(3))
+    airflow, mlflow, client, reader = (secrets.token_urlsafe(24) for _ in range(4))
     key_id, key = secrets.token_hex(10).upper(), secrets.token_urlsafe(30)
     services = [
         f"[{name}]\nhost={POSTGRES}\nport=5432\ndbname={name}\nuser=mlflow\npassword={mlflow}\n"
         for name in ("mlflow", "mlflow_auth")
     ]
-    login = f"[mlflow]\nmlflow_tracking_username = perennial\nmlflow_tracking_password = {client}\n"
     s3 = f"[default]\naws_access_key_id = {key_id}\naws_secret_access_key = {key}\n"
     both = {
-        "perennial-mlflow": {"credentials": login},
+        "perennial-mlflow": {"credentials": login("perennial", client)},
         "perennial-store": {"credentials": s3},
         "registry": {".dockerconfigjson": registry},
     }
@@ -46,6 +45,7 @@ def values(registry: str) -> Mapping[tuple[str, str], Mapping[str, str]]:
             "passwords.json": json.dumps({"admin": secrets.token_urlsafe(16)}),
         },
         "mlflow-database": {"pg_service.conf": "\n".join(services)},
+        "perennial-mlflow-reader": {"credentials": login("perennial-reader", reader)},
         "perennial-signing": {"key.pem": signing_key()},
         "mlflow-server": {"flask_secret_key": secrets.token_urlsafe(48)},
         "mlflow-admin": {"password": secrets.token_urlsafe(24)},
@@ -60,6 +60,11 @@ def values(registry: str) -> Mapping[tuple[str, str], Mapping[str, str]]:
         **{("perennial", name): keys for name, keys in (both | control).items()},
         **{("perennial-steps", name): keys for name, keys in both.items()},
     }
+
+
+def login(name: str, password: str) -> str:
+    """An account of MLflow as its clients read it, ~/.mlflow/credentials."""
+    return f"[mlflow]\nmlflow_tracking_username = {name}\nmlflow_tracking_password = {password}\n"
 
 
 def signing_key() -> str:

@@ -171,6 +171,8 @@ def test_the_time_for_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"ExitCode": 1}, Failure.BUG),
         ({"ExitCode": 137}, Failure.PREEMPTED),
         ({"ExitCode": 143}, Failure.PREEMPTED),
+        ({"ExitCode": 134}, Failure.INFRASTRUCTURE),
+        ({"ExitCode": 139}, Failure.INFRASTRUCTURE),
         ({"ExitCode": 137, "OOMKilled": True}, Failure.OUT_OF_MEMORY),
         ({"ExitCode": 127}, Failure.CONFIG_INVALID),
     ],

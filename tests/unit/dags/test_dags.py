@@ -98,7 +98,7 @@ def test_pools_are_the_ones_that_exist(bag: DagBag) -> None:
         assert {task.pool for task in dag.tasks} <= {"default_pool", "gpu"}
 
 
-def test_approvals_default_to_reject_and_time_out_as_responses(bag: DagBag) -> None:
+def test_p19_approvals_default_to_reject_and_time_out_as_responses(bag: DagBag) -> None:
     for name, task in (("train__pydocs", "approve"), ("promote", "approve"), ("promote", "approve_second")):
         ask: Any = dag_of(bag, name).get_task(task)
         assert ask.defaults == ["Reject"]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 from airflow.sdk import RetryAction
-from runtimes.failures import RULES, CommandFailed, RetryByClass, failure_of
+from runtimes.failures import RULES, CommandFailed, RetryByClass
 
-from tasks.recipe.failures import RETRIED, Failure
+from tasks.recipe.failures import RETRIED, Failure, failure_of
+from tasks.runner.run import StepFailed
 
 
 @pytest.mark.parametrize("failure", list(Failure))
@@ -16,9 +17,18 @@ def test_only_the_classes_a_retry_can_mend_are_tried_again(failure: Failure) -> 
     assert decision.action is wanted
 
 
-@pytest.mark.parametrize("code", [-9, -15, 137, 143])
-def test_a_killed_process_counts_as_preempted(code: int) -> None:
+@pytest.mark.parametrize("code", [-1, -2, -9, -15, 129, 130, 137, 143])
+def test_a_process_that_somebody_ended_counts_as_preempted(code: int) -> None:
     assert failure_of(code) is Failure.PREEMPTED
+    assert StepFailed("adapted", code).failure is Failure.PREEMPTED
+
+
+@pytest.mark.parametrize("code", [-6, -7, -11, 132, 134, 135, 136, 139, 255])
+def test_a_crash_is_no_preemption_and_is_tried_a_few_times_only(code: int) -> None:
+    """SIGILL, SIGABRT, SIGBUS, SIGFPE, SIGSEGV: a fault of the machine or a library, not a taken machine."""
+    assert failure_of(code) is Failure.INFRASTRUCTURE
+    assert StepFailed("adapted", code).failure is Failure.INFRASTRUCTURE
+    assert RetryByClass().evaluate(CommandFailed("perennial step", code), 4, 4).action is RetryAction.FAIL
 
 
 def test_an_unknown_code_is_a_bug() -> None:

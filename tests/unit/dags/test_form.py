@@ -63,7 +63,7 @@ def test_steps_to_run_again(found: Found) -> None:
     assert filled(found, refresh=" merged, adapted ") == ["--refresh=merged", "--refresh=adapted"]
 
 
-def test_an_unknown_key_is_refused_with_a_remedy(found: Found) -> None:
+def test_p18_an_unknown_key_is_refused_with_a_remedy(found: Found) -> None:
     with pytest.raises(ConfigInvalid, match=r"'adapted__lrr'; did you mean 'adapted__lr'\?"):
         filled(found, adapted__lrr=1.0)
 
@@ -91,7 +91,7 @@ def test_fields_carry_type_limits_and_description(found: Found) -> None:
     assert field.schema["exclusiveMinimum"] == 0
 
 
-def test_every_field_is_a_flat_scalar_with_a_valid_default(found: Found) -> None:
+def test_p18_every_field_is_a_flat_scalar_with_a_valid_default(found: Found) -> None:
     for name, field in form(found).items():
         assert field.schema["type"] in (["null", "string"], "string", "number", "integer", "boolean"), name
         field.resolve()  # a scheduled DAG with an invalid default would not load at all

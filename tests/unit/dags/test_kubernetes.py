@@ -377,6 +377,7 @@ SEEN = {
         Failure.OUT_OF_MEMORY,
     ),
     "killed": (pod("Failed", terminated={"exit_code": 137, "reason": "Error"}), Failure.PREEMPTED),
+    "crashed": (pod("Failed", terminated={"exit_code": 139, "reason": "Error"}), Failure.INFRASTRUCTURE),
     "no such command": (
         pod("Failed", terminated={"exit_code": 128, "reason": "StartError", "message": "no such file"}),
         Failure.CONFIG_INVALID,

@@ -174,7 +174,8 @@ def test_of_two_causes_the_first_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "failure"), [(1, "INFRASTRUCTURE"), (137, "PREEMPTED"), (3, "DATA_INVALID")]
+    ("code", "failure"),
+    [(1, "INFRASTRUCTURE"), (137, "PREEMPTED"), (139, "INFRASTRUCTURE"), (3, "DATA_INVALID")],
 )
 def test_without_words_the_exit_code_is_all_there_is(code: int, failure: str) -> None:
     """Torchrun ends with 1 whatever its ranks ended with."""

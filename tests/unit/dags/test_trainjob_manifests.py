@@ -29,9 +29,11 @@ from runtimes.trainjob_api import (
     training_runtime,
     trainjob,
 )
-from runtimes.trainjob_pod import GPU, SHARED, job_template, pod_of, shape_of
+from runtimes.trainjob_pod import GPU, job_template, pod_of, shape_of
 
 from tasks.recipe.failures import ConfigInvalid
+from tasks.runner.settings import Settings
+from tasks.runner.step import work_directory
 
 GOLDEN = Path(__file__).resolve().parents[2] / "golden"
 RUN = "manual__2026-11-21T12:29:26.123456+00:00"
@@ -243,10 +245,15 @@ def test_pods_are_restricted_and_hold_no_secret_in_their_environment(monkeypatch
 def test_p6_machines_share_the_directory_that_checkpoints_are_gathered_in() -> None:
     (made,) = as_jobset()
     container, spec = container_of(made), job_of(made)["spec"]["template"]["spec"]
-    assert env_of(container)["PERENNIAL_HOME"] == SHARED
+    settings = Settings(Path(env_of(container)["PERENNIAL_HOME"]), "s3://bucket/store", "")
+    place = str(work_directory(settings, "f" * 64).parent)
     claim = {"name": "shared", "persistentVolumeClaim": {"claimName": "perennial-shared"}}
     assert claim in spec["volumes"]
-    assert {"name": "shared", "mountPath": SHARED} in container["volumeMounts"]
+    assert {"name": "shared", "mountPath": place} in container["volumeMounts"]
+    # What nobody would remove from a disk that all share, the cache of artefacts, is on the pod's own.
+    assert {"name": "scratch", "mountPath": str(settings.home)} in container["volumeMounts"]
+    (merge,) = as_jobset(MERGE)
+    assert "persistentVolumeClaim" not in json.dumps(merge)
 
 
 def test_p6_several_machines_without_a_shared_directory_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.unit.k8s.rendered import K8S, OVERLAYS, ROOT, SIZES, Object, named, strings, values
+from tests.unit.k8s.rendered import K8S, OVERLAYS, ROOT, SIZES, Object, named, secrets, strings, values
 
 PARTS = ("scheduler", "triggerer", "dagProcessor", "apiServer")
 
@@ -104,7 +104,7 @@ NOT_SET = {
     "PERENNIAL_NODES": "set in production only",
     "PERENNIAL_QUEUE": "set in production only",
     "PERENNIAL_SHARED_CLAIM": "set in production only",
-    "PERENNIAL_TRUSTED_KEYS": "by default the own key alone",
+    "PERENNIAL_TRUSTED_KEYS": "set in production only; in dev the own key alone",
     "PERENNIAL_ALLOWED_URIS": "a choice of the site",
     "PERENNIAL_TRUSTED_CODE": "a choice of the site: no code of a model is trusted by default",
 }
@@ -226,10 +226,10 @@ def test_p13_nothing_of_the_chart_pulls_an_upstream_database() -> None:
     for name in OVERLAYS:
         for part in ("postgresql", "redis", "pgbouncer"):
             assert values(name)[part] == {"enabled": False}
-    images = values("prod")["images"]
-    assert {each["repository"].split("/")[0] for each in (images["airflow"], images["statsd"])} == {
-        "registry.example.com"
-    }
+        images = values(name)["images"]
+        for image in (images["airflow"], images["statsd"]):
+            assert image["repository"].split("/")[0] == "registry.example.com"
+        assert re.fullmatch(r"v[\d.]+@sha256:[0-9a-f]{64}", images["statsd"]["tag"])
 
 
 @pytest.mark.slow
@@ -333,9 +333,53 @@ def test_no_name_twice_in_a_list(name: str) -> None:
         assert len(mounts or names) == len(set(mounts or names))
 
 
-def test_the_dev_lists_keep_what_the_base_mounts() -> None:
-    """Helm replaces the scheduler's lists by the overlay's: the base's entries must stand there again."""
-    base = yaml.safe_load((K8S / "airflow" / "values.yaml").read_text(encoding="utf-8"))["scheduler"]
+@pytest.mark.parametrize("part", ["scheduler", "apiServer"])
+def test_the_dev_lists_keep_what_the_base_mounts(part: str) -> None:
+    """Helm replaces the lists by the overlay's: the base's entries must stand there again."""
+    base = yaml.safe_load((K8S / "airflow" / "values.yaml").read_text(encoding="utf-8"))[part]
     for key in ("extraVolumes", "extraVolumeMounts"):
-        names = {each["name"] for each in values("dev")["scheduler"][key]}
+        names = {each["name"] for each in values("dev")[part][key]}
         assert {each["name"] for each in base[key]} <= names
+
+
+def test_in_production_the_key_that_signs_can_be_changed() -> None:
+    """docs/security.md: for a while the old key and the new one both count, so a list of keys is mounted."""
+    base = yaml.safe_load((K8S / "airflow" / "values.yaml").read_text(encoding="utf-8"))["scheduler"]
+    own = values("prod")["scheduler"]
+    told = {each["name"]: each["value"] for each in own["env"]}
+    assert {
+        each["name"]: each["value"] for each in base["env"]
+    }.items() <= told.items()  # Helm replaces lists
+    folder, _, file = told["PERENNIAL_TRUSTED_KEYS"].rpartition("/")
+    (mount,) = [each["name"] for each in own["extraVolumeMounts"] if each["mountPath"] == folder]
+    (volume,) = [each for each in own["extraVolumes"] if each["name"] == mount]
+    assert {file, "key.pem"} <= secrets("prod")["perennial", volume["secret"]["secretName"]]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_the_page_of_a_model_can_be_read_by_whoever_runs_its_command(name: str) -> None:
+    """The API server runs `perennial page`: MLflow's account, the store's key, a place to write."""
+    given = values(name)
+    (home,) = [each["value"] for each in given["env"] if each["name"] == "HOME"]
+    settings = named(name, "ConfigMap", "perennial")
+    told = settings["perennial-settings"]["data"] | settings["object-store"]["data"]
+    for part in ("scheduler", "apiServer"):
+        own = given[part]
+        mounts = {each["mountPath"]: each["name"] for each in own["extraVolumeMounts"]}
+        volumes = {each["name"]: each for each in own["extraVolumes"]}
+        assert "emptyDir" in volumes[mounts[told["PERENNIAL_HOME"]]]
+        assert "secret" in volumes[mounts[f"{home}/.mlflow"]]
+        key = told.get("AWS_SHARED_CREDENTIALS_FILE")
+        if key:
+            assert volumes[mounts[str(Path(key).parent)]]["secret"]["secretName"] == "perennial-store"
+        else:  # the account's own role
+            account = named(name, "ServiceAccount")[own["serviceAccount"]["name"]]
+            assert "eks.amazonaws.com/role-arn" in account["metadata"]["annotations"]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_who_shows_models_gets_no_account_that_writes(name: str) -> None:
+    """The web server is what people reach: neither MLflow's account of the runs nor the key that signs."""
+    mounted = [each.get("secret", {}).get("secretName") for each in values(name)["apiServer"]["extraVolumes"]]
+    assert "perennial-mlflow-reader" in mounted
+    assert not {"perennial-mlflow", "perennial-signing", "mlflow-admin"} & set(mounted)

@@ -55,6 +55,7 @@ NEEDED: list[Flow] = [
     (RANK, RANK, 29500, "TCP"),
     (RANK, RANK, 41234, "TCP"),
     (SCHEDULER, MLFLOW, 5000, "TCP"),
+    (SERVER, MLFLOW, 5000, "TCP"),  # `perennial page`
     (GC, MLFLOW, 5000, "TCP"),
     *[(pod, SERVER, 8080, "TCP") for pod in (SCHEDULER, TRIGGERER, PROCESSOR)],
     (SERVER, SCHEDULER, 8793, "TCP"),
@@ -71,12 +72,12 @@ NEEDED_IN: Mapping[str, list[Flow]] = {
     "dev": [
         *[(pod, POSTGRES, 5432, "TCP") for pod in (SCHEDULER, SERVER, PROCESSOR, TRIGGERER, MIGRATION)],
         *[(pod, POSTGRES, 5432, "TCP") for pod in (MLFLOW, UPGRADE, GC)],
-        *[(pod, S3, 7070, "TCP") for pod in (STEP, RANK, SCHEDULER, MLFLOW, ours("s3-bucket"))],
+        *[(pod, S3, 7070, "TCP") for pod in (STEP, RANK, SCHEDULER, SERVER, MLFLOW, ours("s3-bucket"))],
     ],
     "prod": [
         *[(pod, DATABASE, 5432, "TCP") for pod in (SCHEDULER, SERVER, PROCESSOR, TRIGGERER, MIGRATION)],
         *[(pod, DATABASE, 5432, "TCP") for pod in (MLFLOW, UPGRADE, GC)],
-        *[(pod, PUBLIC, 443, "TCP") for pod in (STEP, RANK, SCHEDULER, MLFLOW)],
+        *[(pod, PUBLIC, 443, "TCP") for pod in (STEP, RANK, SCHEDULER, SERVER, MLFLOW)],
         (INGRESS, MLFLOW, 5000, "TCP"),
         (INGRESS, SERVER, 8080, "TCP"),
     ],
@@ -95,7 +96,7 @@ REFUSED: list[Flow] = [
     (STEP, RANK, 29500, "TCP"),
     (RANK, STEP, 29500, "TCP"),
     (SCHEDULER, STEP, 22, "TCP"),
-    (SERVER, MLFLOW, 5000, "TCP"),
+    *[(pod, MLFLOW, 5000, "TCP") for pod in (TRIGGERER, PROCESSOR, MIGRATION)],
     (SERVER, KUBERNETES, 443, "TCP"),
     (MLFLOW, KUBERNETES, 443, "TCP"),
     (MLFLOW, SERVER, 8080, "TCP"),
@@ -115,16 +116,16 @@ REFUSED: list[Flow] = [
 
 REFUSED_IN: Mapping[str, list[Flow]] = {
     "dev": [
-        *[(pod, PUBLIC, 443, "TCP") for pod in (STEP, SCHEDULER, MLFLOW)],
-        *[(pod, S3, 7070, "TCP") for pod in (SERVER, TRIGGERER, GC, STRANGER)],
+        *[(pod, PUBLIC, 443, "TCP") for pod in (STEP, SCHEDULER, SERVER, MLFLOW)],
+        *[(pod, S3, 7070, "TCP") for pod in (PROCESSOR, TRIGGERER, GC, STRANGER)],
         (STRANGER, POSTGRES, 5432, "TCP"),
         (STEP, S3, 7071, "TCP"),
         (S3, PUBLIC, 443, "TCP"),
         (POSTGRES, PUBLIC, 443, "TCP"),
     ],
     "prod": [
-        *[(pod, INSIDE, 443, "TCP") for pod in (STEP, SCHEDULER, MLFLOW)],
-        *[(pod, PUBLIC, 443, "TCP") for pod in (SERVER, TRIGGERER, PROCESSOR)],
+        *[(pod, INSIDE, 443, "TCP") for pod in (STEP, SCHEDULER, SERVER, MLFLOW)],
+        *[(pod, PUBLIC, 443, "TCP") for pod in (TRIGGERER, PROCESSOR)],
     ],
 }
 

@@ -186,7 +186,7 @@ def test_every_file_that_airflow_is_told_of_is_mounted(name: str) -> None:
             "args": own.get("args", []),
             "volumeMounts": [*given["volumeMounts"], *own.get("extraVolumeMounts", [])],
         }
-        if part == "scheduler" and name == "dev":
+        if part in ("scheduler", "apiServer") and name == "dev":
             told = named(name, "ConfigMap")["object-store"]["data"]["AWS_SHARED_CREDENTIALS_FILE"]
             container["env"].append({"name": "AWS_SHARED_CREDENTIALS_FILE", "value": told})
         pod = Workload("Deployment", part, "perennial", {}, {})

@@ -113,8 +113,13 @@ def test_in_production_who_touches_the_store_has_an_identity_of_its_own() -> Non
         for each in overlay("prod")
         if each["kind"] == "ServiceAccount" and each["metadata"]["name"] != "secret-reader"
     }
-    assert {name for name, role in roles.items() if role} == {"perennial-step", "airflow-scheduler", "mlflow"}
-    assert len(set(filter(None, roles.values()))) == 3
+    assert {name for name, role in roles.items() if role} == {
+        "perennial-step",
+        "airflow-scheduler",
+        "airflow-api-server",
+        "mlflow",
+    }
+    assert len(set(filter(None, roles.values()))) == 4
     assert "AWS_SHARED_CREDENTIALS_FILE" not in named("prod", "ConfigMap")["object-store"]["data"]
 
 
@@ -124,9 +129,10 @@ def test_airflows_parts_use_these_accounts(name: str) -> None:
     assert given["rbac"]["create"] is False
     assert given["scheduler"]["serviceAccount"] == {"create": False, "name": "airflow-scheduler"}
     assert given["triggerer"]["serviceAccount"] == {"create": False, "name": "airflow-triggerer"}
+    own = {"apiServer": "airflow-api-server"}  # it reads the store
     for part in ("apiServer", "dagProcessor", "migrateDatabaseJob"):
         assert given[part]["serviceAccount"] == {
             "create": False,
-            "name": "airflow-server",
+            "name": own.get(part, "airflow-server"),
             "automountServiceAccountToken": False,
         }

@@ -94,10 +94,11 @@ def test_which_variables_hold_secrets(tmp_path: Path) -> None:
         "TOKENIZERS_PARALLELISM": "falsefalse",
         "PERENNIAL_STORE": "s3://bucket/store",
         "KEYBOARD": "qwertyuiop",
+        "AIRFLOW_CONN_PAGER": "h://:p@pager",
     }
     found = environment_secrets(environment)
     assert found[0] == "second line of it"  # the longest first: what holds another is masked whole
-    assert set(found) == {"first line of it", "second line of it", "abcdefgh", "ijklmnop"}
+    assert set(found) == {"first line of it", "second line of it", "abcdefgh", "ijklmnop", "h://:p@pager"}
 
 
 def test_where_in_a_recipe_a_secret_stands() -> None:

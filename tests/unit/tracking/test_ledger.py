@@ -111,7 +111,7 @@ def test_a_clock_set_back_does_not_reorder(store: Store, monkeypatch: pytest.Mon
         ({"time": 5}, "not a ledger line"),
     ],
 )
-def test_tampering_is_detected(store: Store, change: dict[str, Any], told: str) -> None:
+def test_p10_tampering_is_detected(store: Store, change: dict[str, Any], told: str) -> None:
     for to in "123":
         add(store, draft(to=to))
     rewrite(store, 2, change)

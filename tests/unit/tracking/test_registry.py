@@ -31,7 +31,7 @@ def test_nothing_is_registered_at_first() -> None:
     assert registry.find_version("pydocs", "1") is None
 
 
-def test_registers_by_reference_once(store: Store, model: str, run: str) -> None:
+def test_p11_registers_by_reference_once(store: Store, model: str, run: str) -> None:
     source = source_of(store, model)
     first = registry.register("pydocs", source, run, tags(model), "the first")
     assert (first.version, first.digest, first.source, first.semantic, first.run_id, first.description) == (

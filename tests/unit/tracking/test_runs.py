@@ -43,7 +43,7 @@ def test_one_parent_run_per_run() -> None:
     assert tags["perennial.intent"] == "i1"
 
 
-def test_an_ended_run_is_opened_again_as_the_next_attempt() -> None:
+def test_p23_an_ended_run_is_opened_again_as_the_next_attempt() -> None:
     run = runs.open_parent(FACTS)
     runs.end(run, "FAILED")
     assert read(run).info.status == "FAILED"
@@ -86,7 +86,7 @@ def test_a_name_with_a_quote_is_found_again() -> None:
         runs.open_parent(replace(FACTS, run='it\'s "so"'))
 
 
-def test_options_are_logged_once_and_changes_become_tags(step_run: str) -> None:
+def test_p23_options_are_logged_once_and_changes_become_tags(step_run: str) -> None:
     assert read(step_run).data.params == {"lr": "1e-05", "name": "x"}
     runs.end(step_run, "KILLED")
     changed = replace(STEP, options={"lr": 2e-05, "name": "x", "new": True})
