@@ -198,6 +198,8 @@ def rollback(
     reason: str,
     run: str = "",
     *,
+    from_version: str = "",
+    to_version: str = "",
     checks: Sequence[Check] = ROLLBACK,
 ) -> Decision:
     """Make the previous version the champion again; the one taken back becomes the previous one.
@@ -205,9 +207,20 @@ def rollback(
     Repeating the same decision (same run, or by hand the same actor and reason) changes nothing; a second
     rollback for another reason undoes the first.
 
+    Args:
+        store: Holds the model and the ledger.
+        model: The registered model.
+        actor: Who decided.
+        reason: Why, in words.
+        run: The run that asks, or "".
+        from_version: The champion that was shown to who decided, or "": of two people who take the same
+            version back, the second one would otherwise bring it in again.
+        to_version: The version that was shown to come back, or "".
+        checks: Run in this order on the version that comes back, before anything is written.
+
     Raises:
-        ConfigInvalid: There is no previous version, it is not signed by a trusted key, or another decision
-            came between.
+        ConfigInvalid: There is no previous version, it is not signed by a trusted key, another decision came
+            between, or champion and previous are no longer those that were shown.
         DataInvalid: Its artefact is missing or altered, it is not what was signed, or the ledger was tampered
             with.
         Infrastructure: The store or MLflow is unreachable.
@@ -219,12 +232,14 @@ def rollback(
     def make(lines: Sequence[ledger.Line]) -> ledger.Draft | None:
         last = _last_move(lines)
         done = next((line for line in lines if run and line.action == "rollback" and line.run == run), None)
-        if done is None and last is not None and not run:
+        if done is None and last is not None and not run and from_version in ("", last.from_version):
             done = last if (last.action, last.actor, last.reason) == ("rollback", actor, reason) else None
         if done is not None:
             repeated.append(done)
             return None
         now = ledger.standing(lines)
+        if from_version not in ("", now.champion) or to_version not in ("", now.previous):
+            raise ConfigInvalid(_not_as_shown(model, from_version, to_version, now, last))
         if now != expected:
             raise ConfigInvalid(
                 f"model '{model}': meanwhile version {now.champion} became the champion{_since(last)}; look "
@@ -296,6 +311,19 @@ def _meanwhile(
         f"version {wanted.version} of '{model}' was to replace {was}, and now {now}. Look at both "
         f"(`perennial compare {model} {held or expected} {wanted.version}`), and decide again if that is "
         f"still what you want"
+    )
+
+
+def _not_as_shown(
+    model: str, from_version: str, to_version: str, now: ledger.Standing, last: ledger.Line | None
+) -> str:
+    """A rollback was decided on what is no longer so."""
+    asked = f"version {from_version}" if from_version else "the champion"
+    back = f"version {to_version} was" if to_version else "the previous one was"
+    return (
+        f"model '{model}': {asked} was to be taken back and {back} to come back, but now version "
+        f"{now.champion or 'none'} is the champion{_since(last)} and {now.previous or 'none'} the previous "
+        f"one. Nothing was changed: look at both, and roll back again if that is still what you want"
     )
 
 

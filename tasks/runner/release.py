@@ -92,11 +92,24 @@ def decide(
     return Told("\n".join(filter(None, (_told(name, decision), told))), decision.missing)
 
 
-def roll_back(settings: Settings, model: str, by: str, reason: str, run: str) -> str:
-    """Put the previous champion back; what was done, in words."""
+def roll_back(
+    settings: Settings,
+    model: str,
+    by: str,
+    reason: str,
+    run: str,
+    from_version: str = "",
+    to_version: str = "",
+) -> str:
+    """Put the previous champion back; what was done, in words.
+
+    With the versions that were shown to who decided, it is refused where they are no longer those.
+    """
     store = open_store(settings.store)
     handover.before(settings, store, model, "previous", back=True)
-    decision = decisions.rollback(store, model, by, reason, run=run)
+    decision = decisions.rollback(
+        store, model, by, reason, run=run, from_version=from_version, to_version=to_version
+    )
     told = handover.after(settings, store, model, decision.line.to_version)
     return "\n".join(filter(None, (_told(model, decision), told)))
 

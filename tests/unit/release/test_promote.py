@@ -64,6 +64,29 @@ def test_rollback_and_back_again(three: Any) -> None:
     assert actions(three) == ["promote 1", "promote 2", "rollback 1", "rollback 2", "promote 3"]
 
 
+def test_a_second_rollback_of_the_same_version_is_refused(three: Any) -> None:
+    promote(three, "pydocs", "2", "ada", "good")
+    promote(three, "pydocs", "3", "ada", "better")
+    rollback(three, "pydocs", "ada", "wrong dates", run="click-1", from_version="3", to_version="2")
+    told = r"version 3 was to be taken back .* now version 2 is the champion since .* \(by ada: wrong dates\)"
+    for run, actor in (("click-2", "ada"), ("by-ben", "ben"), ("", "ben")):
+        with pytest.raises(ConfigInvalid, match=told):
+            rollback(three, "pydocs", actor, "wrong dates", run=run, from_version="3", to_version="2")
+    assert actions(three) == ["promote 2", "promote 3", "rollback 2"]
+    again = rollback(three, "pydocs", "ada", "wrong dates", run="click-1", from_version="3", to_version="2")
+    assert again.repeated
+    assert rollback(three, "pydocs", "ada", "wrong dates", from_version="2").champion == "3"
+
+
+def test_an_old_page_does_not_bring_another_version_back_than_it_showed(three: Any) -> None:
+    for version in "123":
+        promote(three, "pydocs", version, "ada", "good")
+    rollback(three, "pydocs", "ada", "3 stutters")
+    with pytest.raises(ConfigInvalid, match=r"version 1 was to come back, but .* and 3 the previous one"):
+        rollback(three, "pydocs", "ben", "wrong dates", run="old", from_version="2", to_version="1")
+    assert registry.aliases("pydocs")["champion"] == "2"
+
+
 @pytest.mark.parametrize("promoted", [[], ["1"]])
 def test_rollback_without_a_previous_version_is_refused(three: Any, promoted: list[str]) -> None:
     for version in promoted:
