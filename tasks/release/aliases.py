@@ -82,9 +82,18 @@ def decided_against(lines: Sequence[ledger.Line], version: str) -> ledger.Line |
     for line in lines:
         if line.action == "rollback" and line.from_version == version:
             last = line
-        elif line.to_version == version:
-            last = line if line.action == "reject" and line.actor != NOBODY else None
+        elif line.to_version == version and (line.action, line.actor) != ("reject", NOBODY):
+            last = line if line.action == "reject" else None
     return last
+
+
+def decided(lines: Sequence[ledger.Line], version: str) -> ledger.Line | None:
+    """The last line about a version, where that decided on it; None while it waits or is not on record."""
+    last = None
+    for line in lines:
+        if version == line.to_version or (line.action == "rollback" and version == line.from_version):
+            last = line
+    return None if last is None or last.action in ("register", "approve") else last
 
 
 def waiting(lines: Sequence[ledger.Line]) -> str | None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from tasks.artefacts import Store
 from tasks.recipe.failures import ConfigInvalid, GatesFailed
 from tasks.recipe.models import NOBODY
+from tasks.release.aliases import decided
 from tasks.release.aliases import reconcile as reconcile
 from tasks.release.approvals import required
 from tasks.release.audit import ledger_problems
@@ -157,17 +158,25 @@ def reject(
 ) -> Decision:
     """Record that a version does not become the champion, and take the alias `candidate` from it.
 
+    A question that ran out of time (the actor is nobody) decides on what still waits, and changes nothing
+    that a person decided meanwhile: then the line is that person's.
+
     Raises:
         ConfigInvalid: No such version, no actor or reason, or it is in production.
         DataInvalid: The ledger was tampered with.
         Infrastructure: The store or MLflow is unreachable.
     """
     _require(actor, reason)
+    if actor == NOBODY and (line := decided(ledger.history(store, model), version)):  # deleted, perhaps
+        return _decide(store, model, lambda _: None, [line])
     wanted = _asked_for(store, model, version, ("reject",), actor, reason)
     adopted = registry.aliases(model).get("champion")
     repeated: list[ledger.Line] = []
 
     def make(lines: Sequence[ledger.Line]) -> ledger.Draft | None:
+        if actor == NOBODY and (line := decided(lines, wanted.version)):
+            repeated.append(line)
+            return None
         held = _champion(lines, adopted)
         if held == wanted.version:
             raise ConfigInvalid(

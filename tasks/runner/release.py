@@ -11,6 +11,7 @@ from rich.table import Table
 
 from tasks.artefacts import Store, open_store, problems
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, GatesFailed
+from tasks.recipe.models import NOBODY
 from tasks.recipe.plan import Plan
 from tasks.release import promote as decisions
 from tasks.release import signature
@@ -85,7 +86,10 @@ def decide(
     store, name, number, run = _target(settings, plan, model, version)
     actor = actors(by)
     if action == "reject":
-        return Told(_told(name, decisions.reject(store, name, number, actor, reason, run=run)))
+        rejected = decisions.reject(store, name, number, actor, reason, run=run)
+        late = actor == NOBODY and rejected.line.actor != NOBODY
+        note = "nobody answered in time, and the version was decided on meanwhile; that stays:\n"
+        return Told((note if late else "") + _told(name, rejected))
     handover.before(settings, store, name, number)
     decision = decisions.promote(store, name, number, actor, reason, run=run, over=over)
     told = handover.after(settings, store, name, decision.line.to_version)
@@ -135,6 +139,7 @@ def _told(model: str, decision: decisions.Decision) -> str:
         "promote": f"version {line.to_version} of '{model}' promoted",
         "approve": f"version {line.to_version} of '{model}' approved",
         "reject": f"version {line.to_version} of '{model}' rejected",
+        "delete": f"version {line.to_version} of '{model}' deleted",
         "rollback": f"'{model}' rolled back from version {line.from_version} to {line.to_version}",
     }[line.action]
     again = f" (already on record since {line.time})" if decision.repeated else ""

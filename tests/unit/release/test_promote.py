@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from tasks import cli
 from tasks.artefacts import Store
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, Infrastructure
 from tasks.release import signature
-from tasks.release.aliases import reconcile
+from tasks.release.aliases import decided_against, reconcile
 from tasks.release.audit import ledger_problems
 from tasks.release.checks import PROMOTION
+from tasks.release.delete import delete
 from tasks.release.promote import approvals, promote, reject, rollback
 from tasks.tracking import ledger, registry
 from tasks.tracking.server import call
@@ -105,6 +107,50 @@ def test_rejection_takes_the_candidate_away(three: Any) -> None:
     assert registry.version("pydocs", "3").tags["perennial.decision"] == "reject by ben"
     with pytest.raises(ConfigInvalid, match="perennial rollback pydocs"):
         reject(three, "pydocs", "1", "ben", "no better")
+
+
+@pytest.mark.parametrize("by_hand", ["reject", "promote", "roll back", "delete"])
+def test_a_question_that_runs_out_of_time_leaves_a_persons_decision(
+    three: Any, by_hand: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if by_hand in ("promote", "roll back"):
+        promote(three, "pydocs", "1", "ada", "good")
+        promote(three, "pydocs", "3", "ada", "better")
+    else:
+        reject(three, "pydocs", "3", "ada", "it stutters")
+    if by_hand == "roll back":
+        rollback(three, "pydocs", "ada", "it stutters")
+    if by_hand == "delete":
+        delete(three, "pydocs", "3", "ada", "tidying up")
+    before, held = ledger.history(three, "pydocs"), registry.aliases("pydocs")
+    monkeypatch.setenv("PERENNIAL_STORE", three.uri)
+    late = ["--model=pydocs", "--version=3", "--by=nobody", "--reason=nobody answered in time"]
+    assert cli.main(["reject", *late]) == 0
+    told = capsys.readouterr().out
+    assert "nobody answered in time, and the version was decided on meanwhile; that stays" in told
+    assert "by ada: " in told
+    assert ledger.history(three, "pydocs") == before
+    assert registry.aliases("pydocs") == held
+    taken_back = decided_against(before, "3")
+    assert (taken_back.reason if taken_back else "") == (
+        "it stutters" if by_hand in ("reject", "roll back") else ""
+    )
+
+
+def test_a_question_that_runs_out_of_time_rejects_what_waits(three: Any) -> None:
+    for version in ("3", "2"):  # the candidate, and one that is not the newest any more
+        done = reject(three, "pydocs", version, "nobody", "nobody answered in time")
+        assert (done.line.action, done.repeated) == ("reject", False)
+        assert reject(three, "pydocs", version, "nobody", "nobody answered in time").repeated
+    assert actions(three) == ["reject 3", "reject 2"]
+
+
+def test_what_nobody_rejected_after_a_person_stays_rejected(three: Any) -> None:
+    reject(three, "pydocs", "3", "ada", "it stutters")
+    line = ledger.Draft(action="reject", actor="nobody", to_version="3", to_digest="d")
+    ledger.append(three, "pydocs", lambda _: line)
+    found = decided_against(ledger.history(three, "pydocs"), "3")
+    assert (found.actor if found else "") == "ada"
 
 
 def test_a_decision_needs_a_name_and_a_reason(three: Any) -> None:
