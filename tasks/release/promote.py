@@ -85,6 +85,7 @@ def promote(
         Infrastructure: The store or MLflow is unreachable.
     """
     _require(actor, reason)
+    repairs = reconcile(store, model)
     wanted = _asked_for(store, model, version, ("promote", "approve"), actor, reason)
     adopted = registry.aliases(model).get("champion")
     expected = over or _champion(ledger.history(store, model), adopted)
@@ -139,7 +140,7 @@ def promote(
             run=run,
         )
 
-    decision = _decide(store, model, make, repeated)
+    decision = _decide(store, model, make, repeated, repairs)
     if decision.line.action != "approve":
         return decision
     given = len(approvals(ledger.history(store, model), wanted.version))
@@ -167,8 +168,9 @@ def reject(
         Infrastructure: The store or MLflow is unreachable.
     """
     _require(actor, reason)
+    repairs = reconcile(store, model)
     if actor == NOBODY and (line := decided(ledger.history(store, model), version)):  # deleted, perhaps
-        return _decide(store, model, lambda _: None, [line])
+        return _decide(store, model, lambda _: None, [line], repairs)
     wanted = _asked_for(store, model, version, ("reject",), actor, reason)
     adopted = registry.aliases(model).get("champion")
     repeated: list[ledger.Line] = []
@@ -197,7 +199,7 @@ def reject(
             run=run,
         )
 
-    return _decide(store, model, make, repeated)
+    return _decide(store, model, make, repeated, repairs)
 
 
 def rollback(
@@ -235,6 +237,7 @@ def rollback(
         Infrastructure: The store or MLflow is unreachable.
     """
     _require(actor, reason)
+    repairs = reconcile(store, model)
     expected = ledger.standing(ledger.history(store, model))
     repeated: list[ledger.Line] = []
 
@@ -274,7 +277,7 @@ def rollback(
             run=run,
         )
 
-    return _decide(store, model, make, repeated)
+    return _decide(store, model, make, repeated, repairs)
 
 
 def audit(store: Store, model: str) -> list[str]:
@@ -301,9 +304,10 @@ def _people(actor: str) -> set[str]:
     return {name.strip().casefold() for name in actor.split(" and ")}
 
 
-def _decide(store: Store, model: str, make: ledger.Make, repeated: Sequence[ledger.Line]) -> Decision:
-    """Catch up, append, follow; `make` leaves the line that it found in `repeated` where it returns None."""
-    repairs = reconcile(store, model)
+def _decide(
+    store: Store, model: str, make: ledger.Make, repeated: Sequence[ledger.Line], repairs: list[str]
+) -> Decision:
+    """Append and follow; `make` leaves the line that it found in `repeated` where it returns None."""
     line = ledger.append(store, model, make)
     reconcile(store, model)
     now = ledger.standing(ledger.history(store, model))

@@ -16,6 +16,7 @@ from tasks.recipe.plan import Plan
 from tasks.release import promote as decisions
 from tasks.release import signature
 from tasks.release.approvals import actors, required
+from tasks.release.checks import PROMOTION, ROLLBACK
 from tasks.release.keys import key_id, public_text, signing_key
 from tasks.release.overtaken import between
 from tasks.release.register import ReleaseRecord, register
@@ -90,8 +91,13 @@ def decide(
         late = actor == NOBODY and rejected.line.actor != NOBODY
         note = "nobody answered in time, and the version was decided on meanwhile; that stays:\n"
         return Told((note if late else "") + _told(name, rejected))
-    handover.before(settings, store, name, number)
-    decision = decisions.promote(store, name, number, actor, reason, run=run, over=over)
+
+    def smoke(store: Store, wanted: VersionInfo) -> None:
+        handover.before(settings, store, name, wanted.version)
+
+    # A check of the decision, so that what is tested is what is promoted, wherever an alias moves meanwhile.
+    checks = (smoke, *PROMOTION)
+    decision = decisions.promote(store, name, number, actor, reason, run=run, over=over, checks=checks)
     told = handover.after(settings, store, name, decision.line.to_version)
     return Told("\n".join(filter(None, (_told(name, decision), told))), decision.missing)
 
@@ -110,9 +116,19 @@ def roll_back(
     With the versions that were shown to who decided, it is refused where they are no longer those.
     """
     store = open_store(settings.store)
-    handover.before(settings, store, model, "previous", back=True)
+
+    def smoke(store: Store, back: VersionInfo) -> None:
+        handover.before(settings, store, model, back.version, back=True)
+
     decision = decisions.rollback(
-        store, model, by, reason, run=run, from_version=from_version, to_version=to_version
+        store,
+        model,
+        by,
+        reason,
+        run=run,
+        from_version=from_version,
+        to_version=to_version,
+        checks=(smoke, *ROLLBACK),
     )
     told = handover.after(settings, store, model, decision.line.to_version)
     return "\n".join(filter(None, (_told(model, decision), told)))
