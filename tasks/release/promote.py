@@ -96,6 +96,7 @@ def promote(
     repeated: list[ledger.Line] = []
 
     def make(lines: Sequence[ledger.Line]) -> ledger.Draft | None:
+        _require_there(lines, wanted)
         held = _champion(lines, adopted)
         done = _done(lines, "promote", wanted.version, actor, reason, run)
         last = _last_move(lines)
@@ -179,6 +180,7 @@ def reject(
         if actor == NOBODY and (line := decided(lines, wanted.version)):
             repeated.append(line)
             return None
+        _require_there(lines, wanted)
         held = _champion(lines, adopted)
         if held == wanted.version:
             raise ConfigInvalid(
@@ -387,6 +389,17 @@ def _asked_for(
         if any(_same(last, action, last.to_version, actor, reason) for action in actions):
             return registry.version(model, last.to_version)
     return found or registry.version(model, version)
+
+
+def _require_there(lines: Sequence[ledger.Line], version: VersionInfo) -> None:
+    """Refuse a version that was deleted since it was looked at: as champion it would be none."""
+    for line in lines:
+        if line.action == "delete" and line.to_version == version.version:
+            raise ConfigInvalid(
+                f"version {version.version} of '{version.name}' was deleted on {line.time} by {line.actor}: "
+                f"{line.reason}. Its model is still in the store: register its run again for a new number "
+                f"(`perennial register --plan {version.tags.get('perennial.plan', 'URI')}`)"
+            )
 
 
 def _require(actor: str, reason: str) -> None:

@@ -260,6 +260,25 @@ def test_two_deciders_at_once_leave_one_order(three: Any) -> None:
     assert ledger_problems(three, "pydocs") == []
 
 
+@pytest.mark.parametrize("decide", [promote, reject])
+def test_what_was_deleted_meanwhile_is_not_decided_on(
+    three: Any, decide: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(three, "pydocs", "1", "ada", "good")
+    append = ledger.append
+
+    def just_before(*given: Any) -> Any:
+        monkeypatch.setattr(ledger, "append", append)
+        delete(three, "pydocs", "2", "ben", "tidying up")
+        return append(*given)
+
+    monkeypatch.setattr(ledger, "append", just_before)
+    with pytest.raises(ConfigInvalid, match=r"version 2 of 'pydocs' was deleted on .* by ben: tidying up"):
+        decide(three, "pydocs", "2", "ada", "better")
+    assert actions(three) == ["promote 1", "delete 2"]
+    assert registry.aliases("pydocs") == {"champion": "1", "candidate": "3"}
+
+
 def test_a_newer_champion_is_not_replaced_unnoticed(three: Any) -> None:
     promote(three, "pydocs", "1", "ada", "good")
     promote(three, "pydocs", "2", "ada", "better", over="1")
