@@ -101,6 +101,8 @@ def promote(
         done = _done(lines, "promote", wanted.version, actor, reason, run)
         last = _last_move(lines)
         if done is not None and (run or done is last):
+            if held != wanted.version:
+                raise ConfigInvalid(_undone(done, held, last))
             repeated.append(done)
             return None
         if held == wanted.version:
@@ -248,10 +250,12 @@ def rollback(
         done = next((line for line in lines if run and line.action == "rollback" and line.run == run), None)
         if done is None and last is not None and not run and from_version in ("", last.from_version):
             done = last if (last.action, last.actor, last.reason) == ("rollback", actor, reason) else None
+        now = ledger.standing(lines)
         if done is not None:
+            if now.champion != done.to_version:
+                raise ConfigInvalid(_undone(done, now.champion, last))
             repeated.append(done)
             return None
-        now = ledger.standing(lines)
         if from_version not in ("", now.champion) or to_version not in ("", now.previous):
             raise ConfigInvalid(_not_as_shown(model, from_version, to_version, now, last))
         if now != expected:
@@ -326,6 +330,22 @@ def _meanwhile(
         f"version {wanted.version} of '{model}' was to replace {was}, and now {now}. Look at both "
         f"(`perennial compare {model} {held or expected} {wanted.version}`), and decide again if that is "
         f"still what you want"
+    )
+
+
+def _undone(done: ledger.Line, held: str | None, last: ledger.Line | None) -> str:
+    """The very decision is on record, and what it put into production is there no more."""
+    words = "promoted" if done.action == "promote" else "brought back"
+    again = (
+        f"with another reason, or `perennial promote --model {done.model} --version {done.to_version}`"
+        if done.action == "promote"
+        else f"in a new run, or `perennial rollback {done.model}`"
+    )
+    return (
+        f"version {done.to_version} of '{done.model}' was {words} by this decision on {done.time} (line "
+        f"{done.seq} of the ledger), and version {held or 'none'} is the champion{_since(last)}. Nothing was "
+        f"changed: the same decision counts once. If version {done.to_version} is to be the champion again, "
+        f"decide anew: {again}"
     )
 
 

@@ -291,9 +291,24 @@ def test_a_newer_champion_is_not_replaced_unnoticed(three: Any) -> None:
 def test_a_retry_that_was_overtaken_promotes_nothing(three: Any) -> None:
     promote(three, "pydocs", "1", "policy", "all gates passed", run="run-1")
     promote(three, "pydocs", "2", "ada", "better")
-    again = promote(three, "pydocs", "1", "policy", "all gates passed", run="run-1")
-    assert (again.repeated, again.line.to_version, again.champion) == (True, "1", "2")
+    told = r"promoted by this decision on .* and version 2 is the champion since .* \(by ada: better\)"
+    with pytest.raises(ConfigInvalid, match=told):
+        promote(three, "pydocs", "1", "policy", "all gates passed", run="run-1")
     assert actions(three) == ["promote 1", "promote 2"]
+
+
+def test_an_approval_after_a_rollback_is_no_retry_and_says_so(three: Any) -> None:
+    promote(three, "pydocs", "1", "ada", "good")
+    promote(three, "pydocs", "3", "ada", "fine", run="run-3")
+    assert promote(three, "pydocs", "3", "ada", "fine", run="run-3").repeated
+    rollback(three, "pydocs", "ben", "it stutters", run="back")
+    with pytest.raises(ConfigInvalid, match=r"version 3 .* decide anew: with another reason, or `perennial"):
+        promote(three, "pydocs", "3", "ada", "fine", run="run-3")
+    assert actions(three) == ["promote 1", "promote 3", "rollback 1"]
+    assert promote(three, "pydocs", "3", "ada", "it does not", run="run-3").champion == "3"
+    with pytest.raises(ConfigInvalid, match=r"version 1 .* brought back .* in a new run, or `perennial"):
+        rollback(three, "pydocs", "ben", "it stutters", run="back")
+    assert registry.aliases("pydocs")["champion"] == "3"
 
 
 def test_a_version_without_a_card_is_not_promoted(three: Any, tmp_path: Path) -> None:
