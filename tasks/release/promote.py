@@ -14,7 +14,7 @@ from tasks.recipe.failures import ConfigInvalid, GatesFailed
 from tasks.recipe.models import NOBODY
 from tasks.release.aliases import decided
 from tasks.release.aliases import reconcile as reconcile
-from tasks.release.approvals import required
+from tasks.release.approvals import people_of, required
 from tasks.release.audit import ledger_problems
 from tasks.release.checks import PROMOTION, ROLLBACK, Check
 from tasks.release.overtaken import judged_against, overtaken
@@ -92,7 +92,7 @@ def promote(
     judged = judged_against(store, wanted)
     for check in checks:
         check(store, wanted)
-    needed, people = required(wanted.tags), _people(actor)
+    needed, people = required(wanted.tags), people_of(actor)
     repeated: list[ledger.Line] = []
 
     def make(lines: Sequence[ledger.Line]) -> ledger.Draft | None:
@@ -299,15 +299,10 @@ def approvals(lines: Sequence[ledger.Line], version: str) -> dict[str, ledger.Li
     found: dict[str, ledger.Line] = {}
     for line in lines:
         if line.to_version == version and line.action == "approve":
-            found = {name: line for name in _people(line.actor)} | found
+            found = {name: line for name in people_of(line.actor)} | found
         elif line.to_version == version and line.action in ("register", "reject", *ledger.MOVES):
             found = {}
     return found
-
-
-def _people(actor: str) -> set[str]:
-    """The people of a line's actor: `ada`, or `ada and ben` where two decided together."""
-    return {name.strip().casefold() for name in actor.split(" and ")}
 
 
 def _decide(
