@@ -196,7 +196,16 @@ def _decide(action: Literal["promote", "reject"], options: argparse.Namespace, p
 def _rollback(options: argparse.Namespace, places: Settings) -> int:
     from tasks.runner.release import roll_back
 
-    print(roll_back(places, options.model, options.by, options.reason, options.run or ""))
+    told = roll_back(
+        places,
+        options.model,
+        options.by,
+        options.reason,
+        options.run or "",
+        options.from_version,
+        options.to_version,
+    )
+    print(told)
     return 0
 
 
@@ -570,6 +579,8 @@ def _parser() -> argparse.ArgumentParser:
     rollback = add("rollback", _rollback, "put the previous champion back")
     rollback.add_argument("model")
     rollback.add_argument("--run", metavar="ID", help="a retry with the same id changes nothing")
+    for flag, words in (("from", "refuse unless this is the champion"), ("to", "... this the previous one")):
+        rollback.add_argument(f"--{flag}", dest=f"{flag}_version", default="", metavar="VERSION", help=words)
     sign = add("sign", _sign, "vouch for a version that has no signature of a trusted key")
     sign.add_argument("model")
     sign.add_argument("version", help="its number or alias")

@@ -140,7 +140,8 @@ def decide(answer: Mapping[str, Any] | None) -> Decision:
     if not answer:
         return Decision(False, NOBODY, "the approval was marked as done without an answer")
     user = answer.get("responded_by_user")
-    name = str(user["name"] or user["id"]) if user else NOBODY
+    # The ledger joins two people's names by "and": one user who is called so must not count as two.
+    name = str(user["name"] or user["id"]).replace(" and ", " & ") if user else NOBODY
     reason = str((answer.get("params_input") or {}).get("reason") or "")
     if answer["chosen_options"] == [APPROVE]:
         return Decision(True, name, reason)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from tasks.artefacts import Store
+from tasks.recipe.failures import DataInvalid
 from tasks.recipe.models import NOBODY
 from tasks.tracking import ledger, registry
 from tasks.tracking.registry import VersionInfo
@@ -17,6 +18,8 @@ DECISION = "perennial.decision"
 LEDGER = "perennial.ledger"
 """Digest of the last line about a version: a ledger that was cut off or rewritten no longer holds it."""
 
+RESTORE = "restore it from a backup; nothing is registered, promoted or rolled back until then"
+
 
 def reconcile(store: Store, model: str) -> list[str]:
     """Move everything to where the ledger says it belongs; what was done, in words, [] if all was right.
@@ -24,13 +27,13 @@ def reconcile(store: Store, model: str) -> list[str]:
     An empty ledger says nothing, so aliases set by hand before the first promotion stay.
 
     Raises:
-        DataInvalid: The ledger was tampered with.
+        DataInvalid: The ledger was tampered with: altered, rewritten or cut off. Nothing was moved.
         Infrastructure: The store or MLflow is unreachable.
     """
     done: list[str] = []
     while True:
         lines = ledger.history(store, model)
-        done += _follow(model, lines)
+        done += _follow(store, model, lines)
         # A writer that came between has moved the aliases to its line, or we just undid that: look again.
         if len(ledger.history(store, model)) == len(lines):
             return done
@@ -47,6 +50,29 @@ def behind(
     ]
 
 
+def lost(
+    store: Store, model: str, lines: Sequence[ledger.Line], versions: Sequence[VersionInfo]
+) -> tuple[str, str] | None:
+    """A line that MLflow has on record and the ledger does not hold: what is wrong, and what to do.
+
+    A process that dies leaves the ledger ahead of MLflow, never behind it. Nothing may follow a ledger that
+    is behind: the tags are all that shows it.
+    """
+    known = {line.hash for line in lines}
+    found = [each for each in versions if each.tags.get(LEDGER) and each.tags[LEDGER] not in known]
+    if not found:
+        return None
+    told = (
+        f"the line {found[0].tags[LEDGER]} that MLflow has on record for version {found[0].version} is not "
+        f"in the ledger {store.locate(f'ledger/{model}')}: it was cut off or rewritten"
+    )
+    numbers = ", ".join(each.version for each in found)
+    return told, (
+        f"{RESTORE}. If there is none and the ledger may stay as it is, delete the tag {LEDGER} of version "
+        f"{numbers} in MLflow: what the lost lines decided is undone by the next decision"
+    )
+
+
 def decided_against(lines: Sequence[ledger.Line], version: str) -> ledger.Line | None:
     """The line by which a person rejected a version or rolled it back; None if it stands otherwise.
 
@@ -56,9 +82,18 @@ def decided_against(lines: Sequence[ledger.Line], version: str) -> ledger.Line |
     for line in lines:
         if line.action == "rollback" and line.from_version == version:
             last = line
-        elif line.to_version == version:
-            last = line if line.action == "reject" and line.actor != NOBODY else None
+        elif line.to_version == version and (line.action, line.actor) != ("reject", NOBODY):
+            last = line if line.action == "reject" else None
     return last
+
+
+def decided(lines: Sequence[ledger.Line], version: str) -> ledger.Line | None:
+    """The last line about a version, where that decided on it; None while it waits or is not on record."""
+    last = None
+    for line in lines:
+        if version == line.to_version or (line.action == "rollback" and version == line.from_version):
+            last = line
+    return None if last is None or last.action in ("register", "approve") else last
 
 
 def waiting(lines: Sequence[ledger.Line]) -> str | None:
@@ -72,11 +107,16 @@ def waiting(lines: Sequence[ledger.Line]) -> str | None:
     return found
 
 
-def _follow(model: str, lines: Sequence[ledger.Line]) -> list[str]:
+def _follow(store: Store, model: str, lines: Sequence[ledger.Line]) -> list[str]:
+    versions = registry.versions(model)
+    # A line that was written since the ledger was read is no lost one: look again before saying so.
+    if lost(store, model, lines, versions):
+        lines = ledger.history(store, model)
+        if found := lost(store, model, lines, versions):
+            raise DataInvalid(f"{found[0]}; {found[1]}")
     if not lines:
         return []
     done = []
-    versions = registry.versions(model)
     for each in _deleted(lines, versions):
         registry.delete_version(model, each.version)
         done.append(f"version {each.version}: deleted, as the ledger says")

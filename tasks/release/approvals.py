@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from tasks.recipe.failures import ConfigInvalid
 
+BETWEEN = " and "
+"""Stands between the names of people who decided together; so no name may hold it."""
+
 APPROVALS = "perennial.approvals"
 """Tag of a version whose recipe asked for more than one approval. It is signed with the version: whoever can
 only write to MLflow cannot take it away."""
@@ -23,12 +26,22 @@ def actors(names: Sequence[str]) -> str:
         names: As given; a name counts once, however it is written.
 
     Raises:
-        ConfigInvalid: There is none.
+        ConfigInvalid: There is none, or one that reads as two people.
     """
     people: dict[str, str] = {}
     for name in names:
+        if BETWEEN in name.strip():
+            raise ConfigInvalid(
+                f"'{name.strip()}' reads as two people: give each their own --by; where it is one name, "
+                f"write it without '{BETWEEN.strip()}' ('{name.strip().replace(BETWEEN, ' & ')}')"
+            )
         if name.strip():
             people.setdefault(name.strip().casefold(), name.strip())
     if not people:
         raise ConfigInvalid("a decision needs a name and a reason: --by WHO --reason TEXT")
-    return " and ".join(people.values())
+    return BETWEEN.join(people.values())
+
+
+def people_of(actor: str) -> set[str]:
+    """The people of a ledger line's actor, as `actors` wrote it: how a name is written does not matter."""
+    return {name.strip().casefold() for name in actor.split(BETWEEN)}

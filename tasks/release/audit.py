@@ -13,12 +13,10 @@ from pydantic import BaseModel, ConfigDict
 
 from tasks.artefacts import Store, problems
 from tasks.recipe.failures import DataInvalid
-from tasks.release.aliases import LEDGER, behind
+from tasks.release.aliases import RESTORE, behind, lost
 from tasks.release.walk import Part, walk
 from tasks.tracking import ledger, registry
 from tasks.tracking.registry import VersionInfo
-
-RESTORE = "restore it from a backup; nothing is promoted or rolled back until then"
 
 
 class _Said(BaseModel):
@@ -130,20 +128,13 @@ def _ledger(
     store: Store, model: str, versions: Sequence[VersionInfo]
 ) -> tuple[list[ledger.Line] | None, list[Finding]]:
     """The ledger's lines, None where they cannot be trusted, and why."""
-    where = store.locate(f"ledger/{model}")
     try:
         lines = ledger.history(store, model)
     except DataInvalid as error:
         problem, _, remedy = str(error).rpartition(". ")
         return None, [_about("", "ledger", problem or str(error), remedy or RESTORE)]
-    known = {line.hash for line in lines}
-    lost = [each for each in versions if each.tags.get(LEDGER) and each.tags[LEDGER] not in known]
-    if lost:
-        told = (
-            f"the line {lost[0].tags[LEDGER]} that MLflow has on record for version {lost[0].version} is not "
-            f"in the ledger {where}: it was cut off or rewritten"
-        )
-        return None, [_about("", "ledger", told, RESTORE)]
+    if found := lost(store, model, lines, versions):
+        return None, [_about("", "ledger", *found)]
     return lines, []
 
 

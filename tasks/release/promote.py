@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from tasks.artefacts import Store
 from tasks.recipe.failures import ConfigInvalid, GatesFailed
 from tasks.recipe.models import NOBODY
+from tasks.release.aliases import decided
 from tasks.release.aliases import reconcile as reconcile
-from tasks.release.approvals import required
+from tasks.release.approvals import people_of, required
 from tasks.release.audit import ledger_problems
 from tasks.release.checks import PROMOTION, ROLLBACK, Check
 from tasks.release.overtaken import judged_against, overtaken
@@ -84,20 +85,24 @@ def promote(
         Infrastructure: The store or MLflow is unreachable.
     """
     _require(actor, reason)
+    repairs = reconcile(store, model)
     wanted = _asked_for(store, model, version, ("promote", "approve"), actor, reason)
     adopted = registry.aliases(model).get("champion")
     expected = over or _champion(ledger.history(store, model), adopted)
     judged = judged_against(store, wanted)
     for check in checks:
         check(store, wanted)
-    needed, people = required(wanted.tags), _people(actor)
+    needed, people = required(wanted.tags), people_of(actor)
     repeated: list[ledger.Line] = []
 
     def make(lines: Sequence[ledger.Line]) -> ledger.Draft | None:
+        _require_there(lines, wanted)
         held = _champion(lines, adopted)
         done = _done(lines, "promote", wanted.version, actor, reason, run)
         last = _last_move(lines)
         if done is not None and (run or done is last):
+            if held != wanted.version:
+                raise ConfigInvalid(_undone(done, held, last))
             repeated.append(done)
             return None
         if held == wanted.version:
@@ -138,7 +143,7 @@ def promote(
             run=run,
         )
 
-    decision = _decide(store, model, make, repeated)
+    decision = _decide(store, model, make, repeated, repairs)
     if decision.line.action != "approve":
         return decision
     given = len(approvals(ledger.history(store, model), wanted.version))
@@ -157,17 +162,27 @@ def reject(
 ) -> Decision:
     """Record that a version does not become the champion, and take the alias `candidate` from it.
 
+    A question that ran out of time (the actor is nobody) decides on what still waits, and changes nothing
+    that a person decided meanwhile: then the line is that person's.
+
     Raises:
         ConfigInvalid: No such version, no actor or reason, or it is in production.
         DataInvalid: The ledger was tampered with.
         Infrastructure: The store or MLflow is unreachable.
     """
     _require(actor, reason)
+    repairs = reconcile(store, model)
+    if actor == NOBODY and (line := decided(ledger.history(store, model), version)):  # deleted, perhaps
+        return _decide(store, model, lambda _: None, [line], repairs)
     wanted = _asked_for(store, model, version, ("reject",), actor, reason)
     adopted = registry.aliases(model).get("champion")
     repeated: list[ledger.Line] = []
 
     def make(lines: Sequence[ledger.Line]) -> ledger.Draft | None:
+        if actor == NOBODY and (line := decided(lines, wanted.version)):
+            repeated.append(line)
+            return None
+        _require_there(lines, wanted)
         held = _champion(lines, adopted)
         if held == wanted.version:
             raise ConfigInvalid(
@@ -188,7 +203,7 @@ def reject(
             run=run,
         )
 
-    return _decide(store, model, make, repeated)
+    return _decide(store, model, make, repeated, repairs)
 
 
 def rollback(
@@ -198,6 +213,8 @@ def rollback(
     reason: str,
     run: str = "",
     *,
+    from_version: str = "",
+    to_version: str = "",
     checks: Sequence[Check] = ROLLBACK,
 ) -> Decision:
     """Make the previous version the champion again; the one taken back becomes the previous one.
@@ -205,26 +222,42 @@ def rollback(
     Repeating the same decision (same run, or by hand the same actor and reason) changes nothing; a second
     rollback for another reason undoes the first.
 
+    Args:
+        store: Holds the model and the ledger.
+        model: The registered model.
+        actor: Who decided.
+        reason: Why, in words.
+        run: The run that asks, or "".
+        from_version: The champion that was shown to who decided, or "": of two people who take the same
+            version back, the second one would otherwise bring it in again.
+        to_version: The version that was shown to come back, or "".
+        checks: Run in this order on the version that comes back, before anything is written.
+
     Raises:
-        ConfigInvalid: There is no previous version, it is not signed by a trusted key, or another decision
-            came between.
+        ConfigInvalid: There is no previous version, it is not signed by a trusted key, another decision came
+            between, or champion and previous are no longer those that were shown.
         DataInvalid: Its artefact is missing or altered, it is not what was signed, or the ledger was tampered
             with.
         Infrastructure: The store or MLflow is unreachable.
     """
     _require(actor, reason)
+    repairs = reconcile(store, model)
     expected = ledger.standing(ledger.history(store, model))
     repeated: list[ledger.Line] = []
 
     def make(lines: Sequence[ledger.Line]) -> ledger.Draft | None:
         last = _last_move(lines)
         done = next((line for line in lines if run and line.action == "rollback" and line.run == run), None)
-        if done is None and last is not None and not run:
+        if done is None and last is not None and not run and from_version in ("", last.from_version):
             done = last if (last.action, last.actor, last.reason) == ("rollback", actor, reason) else None
+        now = ledger.standing(lines)
         if done is not None:
+            if now.champion != done.to_version:
+                raise ConfigInvalid(_undone(done, now.champion, last))
             repeated.append(done)
             return None
-        now = ledger.standing(lines)
+        if from_version not in ("", now.champion) or to_version not in ("", now.previous):
+            raise ConfigInvalid(_not_as_shown(model, from_version, to_version, now, last))
         if now != expected:
             raise ConfigInvalid(
                 f"model '{model}': meanwhile version {now.champion} became the champion{_since(last)}; look "
@@ -250,7 +283,7 @@ def rollback(
             run=run,
         )
 
-    return _decide(store, model, make, repeated)
+    return _decide(store, model, make, repeated, repairs)
 
 
 def audit(store: Store, model: str) -> list[str]:
@@ -266,20 +299,16 @@ def approvals(lines: Sequence[ledger.Line], version: str) -> dict[str, ledger.Li
     found: dict[str, ledger.Line] = {}
     for line in lines:
         if line.to_version == version and line.action == "approve":
-            found = {name: line for name in _people(line.actor)} | found
+            found = {name: line for name in people_of(line.actor)} | found
         elif line.to_version == version and line.action in ("register", "reject", *ledger.MOVES):
             found = {}
     return found
 
 
-def _people(actor: str) -> set[str]:
-    """The people of a line's actor: `ada`, or `ada and ben` where two decided together."""
-    return {name.strip().casefold() for name in actor.split(" and ")}
-
-
-def _decide(store: Store, model: str, make: ledger.Make, repeated: Sequence[ledger.Line]) -> Decision:
-    """Catch up, append, follow; `make` leaves the line that it found in `repeated` where it returns None."""
-    repairs = reconcile(store, model)
+def _decide(
+    store: Store, model: str, make: ledger.Make, repeated: Sequence[ledger.Line], repairs: list[str]
+) -> Decision:
+    """Append and follow; `make` leaves the line that it found in `repeated` where it returns None."""
     line = ledger.append(store, model, make)
     reconcile(store, model)
     now = ledger.standing(ledger.history(store, model))
@@ -296,6 +325,35 @@ def _meanwhile(
         f"version {wanted.version} of '{model}' was to replace {was}, and now {now}. Look at both "
         f"(`perennial compare {model} {held or expected} {wanted.version}`), and decide again if that is "
         f"still what you want"
+    )
+
+
+def _undone(done: ledger.Line, held: str | None, last: ledger.Line | None) -> str:
+    """The very decision is on record, and what it put into production is there no more."""
+    words = "promoted" if done.action == "promote" else "brought back"
+    again = (
+        f"with another reason, or `perennial promote --model {done.model} --version {done.to_version}`"
+        if done.action == "promote"
+        else f"in a new run, or `perennial rollback {done.model}`"
+    )
+    return (
+        f"version {done.to_version} of '{done.model}' was {words} by this decision on {done.time} (line "
+        f"{done.seq} of the ledger), and version {held or 'none'} is the champion{_since(last)}. Nothing was "
+        f"changed: the same decision counts once. If version {done.to_version} is to be the champion again, "
+        f"decide anew: {again}"
+    )
+
+
+def _not_as_shown(
+    model: str, from_version: str, to_version: str, now: ledger.Standing, last: ledger.Line | None
+) -> str:
+    """A rollback was decided on what is no longer so."""
+    asked = f"version {from_version}" if from_version else "the champion"
+    back = f"version {to_version} was" if to_version else "the previous one was"
+    return (
+        f"model '{model}': {asked} was to be taken back and {back} to come back, but now version "
+        f"{now.champion or 'none'} is the champion{_since(last)} and {now.previous or 'none'} the previous "
+        f"one. Nothing was changed: look at both, and roll back again if that is still what you want"
     )
 
 
@@ -346,6 +404,17 @@ def _asked_for(
         if any(_same(last, action, last.to_version, actor, reason) for action in actions):
             return registry.version(model, last.to_version)
     return found or registry.version(model, version)
+
+
+def _require_there(lines: Sequence[ledger.Line], version: VersionInfo) -> None:
+    """Refuse a version that was deleted since it was looked at: as champion it would be none."""
+    for line in lines:
+        if line.action == "delete" and line.to_version == version.version:
+            raise ConfigInvalid(
+                f"version {version.version} of '{version.name}' was deleted on {line.time} by {line.actor}: "
+                f"{line.reason}. Its model is still in the store: register its run again for a new number "
+                f"(`perennial register --plan {version.tags.get('perennial.plan', 'URI')}`)"
+            )
 
 
 def _require(actor: str, reason: str) -> None:

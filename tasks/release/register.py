@@ -103,6 +103,7 @@ def register(
     known = known_figures(facts, steps)
     results = judge(facts.release.gates, report, correction=facts.release.correction, known=known)
     origin = Origin(facts, plan_uri, steps, candidate, evidence, results)
+    reconcile(store, facts.model)
     champion = registry.find_version(facts.model, "champion")
 
     source = source_of(store, candidate.model)

@@ -11,10 +11,12 @@ from rich.table import Table
 
 from tasks.artefacts import Store, open_store, problems
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, GatesFailed
+from tasks.recipe.models import NOBODY
 from tasks.recipe.plan import Plan
 from tasks.release import promote as decisions
 from tasks.release import signature
 from tasks.release.approvals import actors, required
+from tasks.release.checks import PROMOTION, ROLLBACK
 from tasks.release.keys import key_id, public_text, signing_key
 from tasks.release.overtaken import between
 from tasks.release.register import ReleaseRecord, register
@@ -85,18 +87,49 @@ def decide(
     store, name, number, run = _target(settings, plan, model, version)
     actor = actors(by)
     if action == "reject":
-        return Told(_told(name, decisions.reject(store, name, number, actor, reason, run=run)))
-    handover.before(settings, store, name, number)
-    decision = decisions.promote(store, name, number, actor, reason, run=run, over=over)
+        rejected = decisions.reject(store, name, number, actor, reason, run=run)
+        late = actor == NOBODY and rejected.line.actor != NOBODY
+        note = "nobody answered in time, and the version was decided on meanwhile; that stays:\n"
+        return Told((note if late else "") + _told(name, rejected))
+
+    def smoke(store: Store, wanted: VersionInfo) -> None:
+        handover.before(settings, store, name, wanted.version)
+
+    # A check of the decision, so that what is tested is what is promoted, wherever an alias moves meanwhile.
+    checks = (smoke, *PROMOTION)
+    decision = decisions.promote(store, name, number, actor, reason, run=run, over=over, checks=checks)
     told = handover.after(settings, store, name, decision.line.to_version)
     return Told("\n".join(filter(None, (_told(name, decision), told))), decision.missing)
 
 
-def roll_back(settings: Settings, model: str, by: str, reason: str, run: str) -> str:
-    """Put the previous champion back; what was done, in words."""
+def roll_back(
+    settings: Settings,
+    model: str,
+    by: str,
+    reason: str,
+    run: str,
+    from_version: str = "",
+    to_version: str = "",
+) -> str:
+    """Put the previous champion back; what was done, in words.
+
+    With the versions that were shown to who decided, it is refused where they are no longer those.
+    """
     store = open_store(settings.store)
-    handover.before(settings, store, model, "previous", back=True)
-    decision = decisions.rollback(store, model, by, reason, run=run)
+
+    def smoke(store: Store, back: VersionInfo) -> None:
+        handover.before(settings, store, model, back.version, back=True)
+
+    decision = decisions.rollback(
+        store,
+        model,
+        by,
+        reason,
+        run=run,
+        from_version=from_version,
+        to_version=to_version,
+        checks=(smoke, *ROLLBACK),
+    )
     told = handover.after(settings, store, model, decision.line.to_version)
     return "\n".join(filter(None, (_told(model, decision), told)))
 
@@ -122,6 +155,7 @@ def _told(model: str, decision: decisions.Decision) -> str:
         "promote": f"version {line.to_version} of '{model}' promoted",
         "approve": f"version {line.to_version} of '{model}' approved",
         "reject": f"version {line.to_version} of '{model}' rejected",
+        "delete": f"version {line.to_version} of '{model}' deleted",
         "rollback": f"'{model}' rolled back from version {line.from_version} to {line.to_version}",
     }[line.action]
     again = f" (already on record since {line.time})" if decision.repeated else ""

@@ -71,6 +71,7 @@ def test_a_rollback_from_the_page_is_done_in_the_users_name(desk: Desk, page: Pa
     assert ended(desk, "rollback", run) == "success"
     call = desk.calls("rollback")[-1]
     assert (call["target"], call["by"], call["reason"]) == ("tiny", USER, "wrong dates")
+    assert (call["from"], call["to"]) == ("2", "1")
     frame.get_by_role("link", name="its run").click()  # leaves the frame: Airflow's own page of the run
     page.wait_for_url("**/dags/rollback/runs/**")
 

@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument("command")
     parser.add_argument("target", nargs="?", default="")
     parser.add_argument("more", nargs="*", default=[])
-    for name in ("plan", "step", "run", "model", "version", "reason", "from-run", "from-step"):
+    for name in ("plan", "step", "run", "model", "version", "reason", "from-run", "from-step", "from", "to"):
         parser.add_argument(f"--{name}", default="")
     for name in (
         "recipe",

@@ -83,6 +83,10 @@ async def act(model: str, action: str, request: Request, user: User) -> Response
     values = {"model": model, "reason": reason}
     if action == "promote":
         values["version"] = given.get("version", "")
+    else:  # what the page showed: a second click, or an old page, must not bring the bad version in again
+        values |= {name: given.get(name, "") for name in ("champion", "previous")}
+        if not all(values[name].isdecimal() for name in ("champion", "previous")):
+            raise HTTPException(400, "the form does not say which versions it showed: open the page again")
     run = await _start(request, action, values)
     facts.drop()
     place = f"{_base()}/models/{quote(model)}?dag={action}&run={quote(run, safe='')}"

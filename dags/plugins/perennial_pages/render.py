@@ -239,6 +239,7 @@ def _acts(facts: Mapping[str, Any], base: str, tickets: Mapping[str, str]) -> st
             f'<form class="card" method="post" action="{place}/rollback"><h3>Roll back</h3>'
             f"<p>Version {_text(facts['previous'])} goes back into production in the place of "
             f"{_text(facts['champion'])}, at once.</p>{_reason('rollback')}{_ticket(tickets['rollback'])}"
+            f"{_hidden('champion', facts['champion'])}{_hidden('previous', facts['previous'])}"
             f'<button class="take-back" type="submit">Roll back</button></form>'
         )
     return f'<h2>Decide</h2><div class="acts">{"".join(forms)}</div>' if forms else ""
@@ -252,7 +253,11 @@ def _reason(act: str) -> str:
 
 
 def _ticket(ticket: str) -> str:
-    return f'<input type="hidden" name="ticket" value="{_text(ticket)}">'
+    return _hidden("ticket", ticket)
+
+
+def _hidden(name: str, value: object) -> str:
+    return f'<input type="hidden" name="{name}" value="{_text(value)}">'
 
 
 def _versions(versions: Sequence[Mapping[str, Any]], base: str, airflow: str) -> str:

@@ -73,6 +73,12 @@ def test_either_person_can_reject(answers: list[Any]) -> None:
     assert decide_all(answers) == (False, ["ben"], "bad")
 
 
+def test_one_user_whose_name_reads_as_two_people_is_one() -> None:
+    office = {**YES, "responded_by_user": {"id": "9", "name": "Research and Development"}}
+    assert decide_all([office]) == (True, ["Research & Development"], "good")
+    assert decide_all([office, YES_TOO])[1] == ["Research & Development", "ben"]
+
+
 def test_a_second_question_that_was_marked_by_hand_adds_no_name() -> None:
     assert decide_all([YES, None]) == (True, ["ada"], "good")  # the command promotes nothing by it: exit 11
 

@@ -113,6 +113,21 @@ def test_a_rollback_takes_no_option_for_a_model(model: str) -> None:
     assert rollback.dag.params.get_param("model").resolve("team.pydocs") == "team.pydocs"
 
 
+def test_a_rollback_says_what_was_seen_where_the_form_says_it() -> None:
+    import rollback
+
+    run = SimpleNamespace(triggering_user_name="ada")
+    params = {"model": "pydocs", "reason": "worse", "champion": None, "previous": None}
+    ((*command,),) = rollback.commands({"params": params, "dag_run": run, "run_id": "manual__1"})
+    assert command == ["rollback", "pydocs", "--by=ada", "--reason=worse", "--run=rollback-manual__1"]
+    seen = params | {"champion": "3", "previous": "2"}
+    ((*command,),) = rollback.commands({"params": seen, "dag_run": run, "run_id": "manual__1"})
+    assert command[5:] == ["--from=3", "--to=2"]
+    for name in ("champion", "previous"):
+        with pytest.raises(ParamValidationError):
+            rollback.dag.params.get_param(name).resolve("--over")
+
+
 @given(st.text(max_size=60))
 def test_no_run_id_puts_more_than_plain_letters_into_an_argument(run_id: str) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -21,6 +21,7 @@ from tests.page_facts import FACTS
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = "/perennial/models/pydocs"
+SHOWN = {"champion": "2", "previous": "1"}
 
 pytestmark = pytest.mark.slow  # imports Airflow's web server
 
@@ -94,6 +95,7 @@ def client(airflow: Airflow, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestCl
 def ticket(client: TestClient, action: str) -> str:
     page = client.get(PAGE).text
     form = page[page.index(f'action="{PAGE}/{action}"') :]
+    assert action != "rollback" or all(f'name="{name}" value="{SHOWN[name]}"' in form for name in SHOWN)
     return form.split('name="ticket" value="')[1].split('"')[0]
 
 
@@ -106,14 +108,14 @@ def test_a_page_is_shown_under_a_strict_policy(client: TestClient) -> None:
 
 
 def test_a_rollback_is_started_as_the_user(client: TestClient, airflow: Airflow) -> None:
-    given = {"reason": "wrong dates", "ticket": ticket(client, "rollback")}
+    given = {"reason": "wrong dates", "ticket": ticket(client, "rollback")} | SHOWN
     headers = {"Origin": "http://testserver", "Sec-Fetch-Site": "same-origin"}
     answer = client.post(f"{PAGE}/rollback", data=given, headers=headers)
     assert answer.status_code == 303
     assert airflow.started == [
         (
             "rollback",
-            {"logical_date": None, "conf": {"model": "pydocs", "reason": "wrong dates"}},
+            {"logical_date": None, "conf": {"model": "pydocs", "reason": "wrong dates"} | SHOWN},
             "ada's session",
         )
     ]
@@ -134,6 +136,8 @@ def test_a_promotion_leads_to_the_approval(client: TestClient, airflow: Airflow)
         ({"ticket": ""}, {}, 403),
         ({"ticket": "1.0"}, {}, 403),
         ({"reason": " "}, {}, 400),
+        ({"champion": ""}, {}, 400),
+        ({"previous": "--help"}, {}, 400),
         ({}, {"Origin": "https://elsewhere.example"}, 403),
         ({}, {"Origin": "null"}, 403),
         ({}, {"Sec-Fetch-Site": "cross-site"}, 403),
@@ -143,7 +147,7 @@ def test_a_promotion_leads_to_the_approval(client: TestClient, airflow: Airflow)
 def test_a_form_that_is_not_ours_starts_nothing(
     client: TestClient, airflow: Airflow, change: dict[str, str], headers: dict[str, str], status: int
 ) -> None:
-    given = {"reason": "why", "ticket": ticket(client, "rollback")} | change
+    given = {"reason": "why", "ticket": ticket(client, "rollback")} | SHOWN | change
     answer = client.post(f"{PAGE}/rollback", data=given, headers=headers)
     assert answer.status_code == status
     assert airflow.started == []
@@ -162,7 +166,7 @@ def test_a_ticket_of_another_action_model_or_user_starts_nothing(
 
 
 def test_airflow_has_the_last_word(client: TestClient, airflow: Airflow) -> None:
-    given = {"reason": "why", "ticket": ticket(client, "rollback")}
+    given = {"reason": "why", "ticket": ticket(client, "rollback")} | SHOWN
     client.cookies.set("_token", "expired")
     answer = client.post(f"{PAGE}/rollback", data=given)
     assert answer.status_code == 403
@@ -171,7 +175,7 @@ def test_airflow_has_the_last_word(client: TestClient, airflow: Airflow) -> None
 
 def test_a_paused_dag_is_told_instead_of_waited_for(client: TestClient, airflow: Airflow) -> None:
     airflow.paused = True
-    given = {"reason": "why", "ticket": ticket(client, "rollback")}
+    given = {"reason": "why", "ticket": ticket(client, "rollback")} | SHOWN
     answer = client.post(f"{PAGE}/rollback", data=given)
     assert answer.status_code == 409
     assert "unpause" in answer.text

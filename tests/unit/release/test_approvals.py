@@ -9,7 +9,7 @@ import pytest
 
 from tasks import cli
 from tasks.recipe.failures import ConfigInvalid
-from tasks.release.approvals import actors, required
+from tasks.release.approvals import actors, people_of, required
 from tasks.runner.release import decide
 from tasks.runner.settings import settings
 from tasks.tracking import ledger, registry
@@ -26,6 +26,15 @@ def test_a_name_counts_once_however_it_is_written() -> None:
 def test_somebody_decides(names: list[str]) -> None:
     with pytest.raises(ConfigInvalid, match="a name and a reason"):
         actors(names)
+
+
+@pytest.mark.parametrize("name", ["Research and Development", " ada and ben "])
+def test_one_name_is_never_two_people(name: str) -> None:
+    with pytest.raises(ConfigInvalid, match="reads as two people: give each their own --by"):
+        actors([name])
+    with pytest.raises(ConfigInvalid, match="reads as two people"):
+        actors(["ben", name])
+    assert people_of(actors(["Andy", "Sandra Land"])) == {"andy", "sandra land"}
 
 
 def test_nobody_rejects_what_ran_out_of_time() -> None:

@@ -7,12 +7,14 @@ from typing import Any
 
 import pytest
 
+from tasks import cli
 from tasks.artefacts import Store
 from tasks.recipe.failures import ConfigInvalid, DataInvalid, Infrastructure
 from tasks.release import signature
-from tasks.release.aliases import reconcile
+from tasks.release.aliases import decided_against, reconcile
 from tasks.release.audit import ledger_problems
 from tasks.release.checks import PROMOTION
+from tasks.release.delete import delete
 from tasks.release.promote import approvals, promote, reject, rollback
 from tasks.tracking import ledger, registry
 from tasks.tracking.server import call
@@ -64,6 +66,29 @@ def test_rollback_and_back_again(three: Any) -> None:
     assert actions(three) == ["promote 1", "promote 2", "rollback 1", "rollback 2", "promote 3"]
 
 
+def test_a_second_rollback_of_the_same_version_is_refused(three: Any) -> None:
+    promote(three, "pydocs", "2", "ada", "good")
+    promote(three, "pydocs", "3", "ada", "better")
+    rollback(three, "pydocs", "ada", "wrong dates", run="click-1", from_version="3", to_version="2")
+    told = r"version 3 was to be taken back .* now version 2 is the champion since .* \(by ada: wrong dates\)"
+    for run, actor in (("click-2", "ada"), ("by-ben", "ben"), ("", "ben")):
+        with pytest.raises(ConfigInvalid, match=told):
+            rollback(three, "pydocs", actor, "wrong dates", run=run, from_version="3", to_version="2")
+    assert actions(three) == ["promote 2", "promote 3", "rollback 2"]
+    again = rollback(three, "pydocs", "ada", "wrong dates", run="click-1", from_version="3", to_version="2")
+    assert again.repeated
+    assert rollback(three, "pydocs", "ada", "wrong dates", from_version="2").champion == "3"
+
+
+def test_an_old_page_does_not_bring_another_version_back_than_it_showed(three: Any) -> None:
+    for version in "123":
+        promote(three, "pydocs", version, "ada", "good")
+    rollback(three, "pydocs", "ada", "3 stutters")
+    with pytest.raises(ConfigInvalid, match=r"version 1 was to come back, but .* and 3 the previous one"):
+        rollback(three, "pydocs", "ben", "wrong dates", run="old", from_version="2", to_version="1")
+    assert registry.aliases("pydocs")["champion"] == "2"
+
+
 @pytest.mark.parametrize("promoted", [[], ["1"]])
 def test_rollback_without_a_previous_version_is_refused(three: Any, promoted: list[str]) -> None:
     for version in promoted:
@@ -82,6 +107,50 @@ def test_rejection_takes_the_candidate_away(three: Any) -> None:
     assert registry.version("pydocs", "3").tags["perennial.decision"] == "reject by ben"
     with pytest.raises(ConfigInvalid, match="perennial rollback pydocs"):
         reject(three, "pydocs", "1", "ben", "no better")
+
+
+@pytest.mark.parametrize("by_hand", ["reject", "promote", "roll back", "delete"])
+def test_a_question_that_runs_out_of_time_leaves_a_persons_decision(
+    three: Any, by_hand: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if by_hand in ("promote", "roll back"):
+        promote(three, "pydocs", "1", "ada", "good")
+        promote(three, "pydocs", "3", "ada", "better")
+    else:
+        reject(three, "pydocs", "3", "ada", "it stutters")
+    if by_hand == "roll back":
+        rollback(three, "pydocs", "ada", "it stutters")
+    if by_hand == "delete":
+        delete(three, "pydocs", "3", "ada", "tidying up")
+    before, held = ledger.history(three, "pydocs"), registry.aliases("pydocs")
+    monkeypatch.setenv("PERENNIAL_STORE", three.uri)
+    late = ["--model=pydocs", "--version=3", "--by=nobody", "--reason=nobody answered in time"]
+    assert cli.main(["reject", *late]) == 0
+    told = capsys.readouterr().out
+    assert "nobody answered in time, and the version was decided on meanwhile; that stays" in told
+    assert "by ada: " in told
+    assert ledger.history(three, "pydocs") == before
+    assert registry.aliases("pydocs") == held
+    taken_back = decided_against(before, "3")
+    assert (taken_back.reason if taken_back else "") == (
+        "it stutters" if by_hand in ("reject", "roll back") else ""
+    )
+
+
+def test_a_question_that_runs_out_of_time_rejects_what_waits(three: Any) -> None:
+    for version in ("3", "2"):  # the candidate, and one that is not the newest any more
+        done = reject(three, "pydocs", version, "nobody", "nobody answered in time")
+        assert (done.line.action, done.repeated) == ("reject", False)
+        assert reject(three, "pydocs", version, "nobody", "nobody answered in time").repeated
+    assert actions(three) == ["reject 3", "reject 2"]
+
+
+def test_what_nobody_rejected_after_a_person_stays_rejected(three: Any) -> None:
+    reject(three, "pydocs", "3", "ada", "it stutters")
+    line = ledger.Draft(action="reject", actor="nobody", to_version="3", to_digest="d")
+    ledger.append(three, "pydocs", lambda _: line)
+    found = decided_against(ledger.history(three, "pydocs"), "3")
+    assert (found.actor if found else "") == "ada"
 
 
 def test_a_decision_needs_a_name_and_a_reason(three: Any) -> None:
@@ -191,6 +260,25 @@ def test_two_deciders_at_once_leave_one_order(three: Any) -> None:
     assert ledger_problems(three, "pydocs") == []
 
 
+@pytest.mark.parametrize("decide", [promote, reject])
+def test_what_was_deleted_meanwhile_is_not_decided_on(
+    three: Any, decide: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(three, "pydocs", "1", "ada", "good")
+    append = ledger.append
+
+    def just_before(*given: Any) -> Any:
+        monkeypatch.setattr(ledger, "append", append)
+        delete(three, "pydocs", "2", "ben", "tidying up")
+        return append(*given)
+
+    monkeypatch.setattr(ledger, "append", just_before)
+    with pytest.raises(ConfigInvalid, match=r"version 2 of 'pydocs' was deleted on .* by ben: tidying up"):
+        decide(three, "pydocs", "2", "ada", "better")
+    assert actions(three) == ["promote 1", "delete 2"]
+    assert registry.aliases("pydocs") == {"champion": "1", "candidate": "3"}
+
+
 def test_a_newer_champion_is_not_replaced_unnoticed(three: Any) -> None:
     promote(three, "pydocs", "1", "ada", "good")
     promote(three, "pydocs", "2", "ada", "better", over="1")
@@ -203,9 +291,24 @@ def test_a_newer_champion_is_not_replaced_unnoticed(three: Any) -> None:
 def test_a_retry_that_was_overtaken_promotes_nothing(three: Any) -> None:
     promote(three, "pydocs", "1", "policy", "all gates passed", run="run-1")
     promote(three, "pydocs", "2", "ada", "better")
-    again = promote(three, "pydocs", "1", "policy", "all gates passed", run="run-1")
-    assert (again.repeated, again.line.to_version, again.champion) == (True, "1", "2")
+    told = r"promoted by this decision on .* and version 2 is the champion since .* \(by ada: better\)"
+    with pytest.raises(ConfigInvalid, match=told):
+        promote(three, "pydocs", "1", "policy", "all gates passed", run="run-1")
     assert actions(three) == ["promote 1", "promote 2"]
+
+
+def test_an_approval_after_a_rollback_is_no_retry_and_says_so(three: Any) -> None:
+    promote(three, "pydocs", "1", "ada", "good")
+    promote(three, "pydocs", "3", "ada", "fine", run="run-3")
+    assert promote(three, "pydocs", "3", "ada", "fine", run="run-3").repeated
+    rollback(three, "pydocs", "ben", "it stutters", run="back")
+    with pytest.raises(ConfigInvalid, match=r"version 3 .* decide anew: with another reason, or `perennial"):
+        promote(three, "pydocs", "3", "ada", "fine", run="run-3")
+    assert actions(three) == ["promote 1", "promote 3", "rollback 1"]
+    assert promote(three, "pydocs", "3", "ada", "it does not", run="run-3").champion == "3"
+    with pytest.raises(ConfigInvalid, match=r"version 1 .* brought back .* in a new run, or `perennial"):
+        rollback(three, "pydocs", "ben", "it stutters", run="back")
+    assert registry.aliases("pydocs")["champion"] == "3"
 
 
 def test_a_version_without_a_card_is_not_promoted(three: Any, tmp_path: Path) -> None:

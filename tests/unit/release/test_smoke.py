@@ -237,6 +237,52 @@ def test_a_rollback_is_tested_too_and_needs_no_torch(
     assert champion() == "1"
 
 
+@pytest.mark.usefixtures("versions")
+def test_what_was_tested_is_what_is_promoted(
+    settings: Settings, answers: dict[str, Answer], store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in "123":
+        record(settings, version)
+    decide(settings, "1")
+    answer, tested = smoke.answer, []
+
+    def and_register(directory: Path, asked: Smoke) -> Answer:
+        """Another run registers its candidate while the model answers."""
+        tested.append((directory / "weights").read_text())
+        if len(tested) == 1:
+            draft = ledger.Draft(action="register", actor="test", to_version="2", to_digest="d")
+            ledger.append(store, "pydocs", lambda lines: draft)
+            decisions.reconcile(store, "pydocs")
+        return answer(directory, asked)
+
+    monkeypatch.setattr(smoke, "answer", and_register)
+    decide(settings, "candidate")
+    assert (champion(), tested) == ("3", ["3", "3"])
+
+
+@pytest.mark.usefixtures("versions", "answers")
+def test_a_rollback_tests_what_the_ledger_says_comes_back(
+    settings: Settings, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in "12":
+        record(settings, version)
+        decide(settings, version)
+    record(settings, "3")
+    registry.set_alias("pydocs", "previous", "3")  # by hand, or a process that was killed
+    answer, tested = smoke.answer, []
+
+    def and_tell(directory: Path, asked: Smoke) -> Answer:
+        tested.append((directory / "weights").read_text())
+        return answer(directory, asked)
+
+    monkeypatch.setattr(smoke, "answer", and_tell)
+    for _ in "ab":  # the second call is a retry, whose previous version is the one that was taken back
+        words = release.roll_back(settings, "pydocs", "ada", "worse", "run-1")
+    assert "already on record" in words
+    assert champion() == "1"
+    assert set(tested) == {"1"}
+
+
 @pytest.mark.usefixtures("answers")
 def test_a_record_counts_for_its_own_artefact_only(
     settings: Settings, versions: list[VersionInfo], store: Store
