@@ -15,7 +15,7 @@ from runtimes.process import ProcessOperator, answer
 from shared.approval import SECOND, TASK, promotion, question, report_link, second_body, second_question
 from shared.form import MODEL, OPTIONAL, VERSION
 from shared.notify import Notice
-from shared.smoke import after_task, check_task, has_machines
+from shared.smoke import ELSEWHERE, after_task, check_task, has_machines
 
 NUMBER = "version"
 """Key under which the question keeps which version it is about: an alias may move while it is open."""
@@ -62,7 +62,7 @@ def target(context: Any) -> list[str]:
 
 def commands(context: Any) -> list[list[str]]:
     """Promote or reject, as was answered; over a champion that it was not judged against only if told so."""
-    (command,) = promotion((TASK, SECOND), target)(context)
+    (command,) = promotion((TASK, SECOND), target, [ELSEWHERE] if has_machines() else [])(context)
     over = context["params"]["over"]
     return [[*command, f"--over={over}"] if over and command[0] == "promote" else [*command]]
 

@@ -17,7 +17,7 @@ from shared.documentation import dag_text, step_text
 from shared.form import arguments, form
 from shared.notify import Notice, deadline
 from shared.recipes import Found, folder, needs, read
-from shared.smoke import after_task, check_task, record_task
+from shared.smoke import ELSEWHERE, after_task, check_task, record_task
 
 from tasks.recipe.models import Recipe, Schedule
 from tasks.recipe.run_names import run_name
@@ -103,7 +103,11 @@ def release_tasks(recipe: Recipe) -> Sequence[Any]:
     )
     promote = ProcessOperator(
         task_id="promote",
-        commands=promotion(asked, lambda context: ["--plan", plan_of(recipe.recipe, context["run_id"])]),
+        commands=promotion(
+            asked,
+            lambda context: ["--plan", plan_of(recipe.recipe, context["run_id"])],
+            [ELSEWHERE] if smokes else [],
+        ),
         skipped_after="reject",
         on_success_callback=Notice("promotion"),
         # After a rejection the second question and the smoke test are skipped, and this task records it.

@@ -188,6 +188,7 @@ def _decide(action: Literal["promote", "reject"], options: argparse.Namespace, p
         by=options.by or [os.environ.get("USER", "unknown")],
         reason=options.reason,
         over=options.over if action == "promote" else "",
+        smoke_elsewhere=action == "promote" and options.smoke_elsewhere,
     )
     print(told.words)
     return APPROVED if told.missing else 0
@@ -575,6 +576,12 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         metavar="VERSION",
         help="although it was judged against another than this champion",
+    )
+    promote.add_argument(
+        "--smoke-elsewhere",
+        action="store_true",
+        help="a smoke test that passed within the hour counts, and `perennial smoke --after` repeats it "
+        "(Airflow's tasks)",
     )
     rollback = add("rollback", _rollback, "put the previous champion back")
     rollback.add_argument("model")

@@ -163,12 +163,13 @@ def decide_all(answers: Sequence[Mapping[str, Any] | None]) -> tuple[bool, list[
     return True, [each.by for each in decisions], "; ".join(reasons)
 
 
-def promotion(asked: Sequence[str], target: Target) -> Commands:
+def promotion(asked: Sequence[str], target: Target, more: Sequence[str] = ()) -> Commands:
     """The commands of the task after the questions: promote, or record the rejection.
 
     Args:
         asked: The tasks in which people were asked; none where the gates alone decide.
         target: The arguments that say which version it is about.
+        more: Further arguments of a promotion.
     """
 
     def commands(context: Any) -> list[list[str]]:
@@ -178,7 +179,8 @@ def promotion(asked: Sequence[str], target: Target) -> Commands:
         wanted = str(context["params"].get("reason") or "")
         reason = why or wanted or "all gates passed"
         command = "promote" if approved else "reject"
-        return [[command, *target(context), *(f"--by={name}" for name in names), f"--reason={reason}"]]
+        people = [f"--by={name}" for name in names]
+        return [[command, *target(context), *people, f"--reason={reason}", *(more if approved else ())]]
 
     return commands
 

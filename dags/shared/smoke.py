@@ -26,6 +26,9 @@ SIZE = "cpu"
 
 ROLLBACK = "take it back with `perennial rollback {model} --by YOU --reason ...` or the DAG `rollback`"
 
+ELSEWHERE = "--smoke-elsewhere"
+"""Tells `perennial promote` that these tasks run the test, so that it is not run twice."""
+
 Command = Callable[[Any], Sequence[str]]
 
 

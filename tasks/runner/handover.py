@@ -53,7 +53,9 @@ def registered(settings: Settings, store: Store, plan: Plan, record: ReleaseReco
     return _record(settings, store, version, wanted)
 
 
-def before(settings: Settings, store: Store, model: str, name: str, *, back: bool = False) -> None:
+def before(
+    settings: Settings, store: Store, model: str, name: str, *, back: bool = False, elsewhere: bool = False
+) -> None:
     """What must hold before an alias moves to a version: its smoke test, where it has one, passes.
 
     Args:
@@ -62,6 +64,7 @@ def before(settings: Settings, store: Store, model: str, name: str, *, back: boo
         model: The registered model.
         name: Number or alias of the version.
         back: It is a rollback: a test that cannot be run here does not stand in its way.
+        elsewhere: A recent passed test counts, although one could be run here too.
 
     Raises:
         DataInvalid: The smoke test failed.
@@ -82,9 +85,11 @@ def before(settings: Settings, store: Store, model: str, name: str, *, back: boo
                 f"`perennial smoke {model} {version.version} --record`"
             )
         return
-    if not smoke.can_run():
-        outcome = smoke.last(store, version)
-        if back or (outcome is not None and outcome.passed and smoke.is_fresh(outcome)):
+    here, outcome = smoke.can_run(), smoke.last(store, version)
+    if (elsewhere or not here) and outcome is not None and outcome.passed and smoke.is_fresh(outcome):
+        return
+    if not here:
+        if back:
             return
         raise ConfigInvalid(
             f"{called} is not promoted: there is no torch here to run its smoke test with; run `perennial "
@@ -101,8 +106,15 @@ def before(settings: Settings, store: Store, model: str, name: str, *, back: boo
         )
 
 
-def after(settings: Settings, store: Store, model: str, number: str) -> str:
+def after(settings: Settings, store: Store, model: str, number: str, *, elsewhere: bool = False) -> str:
     """Test what the alias `champion` stands for now, and tell the webhook; what was done, in words.
+
+    Args:
+        settings: Where things are.
+        store: The store.
+        model: The registered model.
+        number: The version that was decided on.
+        elsewhere: The test is repeated by who asked for the promotion (the task smoke_after).
 
     Raises:
         DataInvalid: The smoke test failed. The promotion stands: what to do is a person's decision.
@@ -111,10 +123,12 @@ def after(settings: Settings, store: Store, model: str, number: str) -> str:
     said: list[str] = []
     version = registry.find_version(model, "champion")
     if version is not None and version.version == number and smoke.read_record(store, version) is not None:
-        if not smoke.can_run():
+        if elsewhere:
+            said.append("the smoke test is repeated by the task smoke_after")
+        elif not smoke.can_run():
             said.append(
-                f"WARNING: the smoke test was not repeated: no torch here; in Airflow the task smoke_after "
-                f"repeats it, else `perennial smoke {model} champion`"
+                f"WARNING: the smoke test was not repeated: no torch here; where there is: `perennial smoke "
+                f"{model} champion`"
             )
         else:
             problem = _problem_after(settings, store, version)

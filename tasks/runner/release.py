@@ -82,6 +82,7 @@ def decide(
     by: list[str],
     reason: str,
     over: str = "",
+    smoke_elsewhere: bool = False,
 ) -> Told:
     """Promote or reject the candidate of a plan, or a version of a model; what was decided."""
     store, name, number, run = _target(settings, plan, model, version)
@@ -93,12 +94,12 @@ def decide(
         return Told((note if late else "") + _told(name, rejected))
 
     def smoke(store: Store, wanted: VersionInfo) -> None:
-        handover.before(settings, store, name, wanted.version)
+        handover.before(settings, store, name, wanted.version, elsewhere=smoke_elsewhere)
 
     # A check of the decision, so that what is tested is what is promoted, wherever an alias moves meanwhile.
     checks = (smoke, *PROMOTION)
     decision = decisions.promote(store, name, number, actor, reason, run=run, over=over, checks=checks)
-    told = handover.after(settings, store, name, decision.line.to_version)
+    told = handover.after(settings, store, name, decision.line.to_version, elsewhere=smoke_elsewhere)
     return Told("\n".join(filter(None, (_told(name, decision), told))), decision.missing)
 
 

@@ -51,7 +51,8 @@ def test_the_question_keeps_the_number_that_the_alias_stood_for(asked: list[str]
         "chosen_options": ["Approve"], "params_input": {"reason": "good"}, "responded_by_user": user
     }  # fmt: skip
     (command,) = promote.commands(context)
-    assert command == ["promote", "--model=pydocs", "--version=4", "--by=ada", "--reason=good"]
+    version = ["--model=pydocs", "--version=4"]
+    assert command == ["promote", *version, "--by=ada", "--reason=good", "--smoke-elsewhere"]
 
 
 def test_where_nobody_was_asked_the_form_says_which(asked: list[str]) -> None:

@@ -94,10 +94,9 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Answer]:
     return given
 
 
-def decide(settings: Settings, version: str, action: Any = "promote") -> str:
-    return release.decide(
-        action, settings, plan=None, model="pydocs", version=version, by=["ada"], reason=f"{version} is good"
-    ).words
+def decide(settings: Settings, version: str, action: Any = "promote", **more: Any) -> str:
+    named: dict[str, Any] = {"plan": None, "model": "pydocs", "version": version}
+    return release.decide(action, settings, **named, by=["ada"], reason=f"{version} is good", **more).words
 
 
 def record(settings: Settings, version: str) -> None:
@@ -218,6 +217,23 @@ def test_where_no_model_can_be_loaded_a_recent_pass_counts(
     old = record_of.model_copy(update={"time": "2020-01-01T00:00:00+00:00"})
     assert not smoke.is_fresh(old)
     assert smoke.is_fresh(old.model_copy(update={"time": datetime.datetime.now(datetime.UTC).isoformat()}))
+
+
+@pytest.mark.usefixtures("versions")
+def test_where_tasks_of_their_own_run_the_test_it_is_not_run_twice(
+    settings: Settings, answers: dict[str, Answer], store: Store, versions: list[VersionInfo]
+) -> None:
+    record(settings, "1")
+    answers["1"] = said(5, 7)
+    smoke.write_outcome(store, versions[0], "by hand", False, "broken")
+    with pytest.raises(DataInvalid, match="smoke test failed"):  # the last one did not pass: it is run here
+        decide(settings, "1", smoke_elsewhere=True)
+    smoke.write_outcome(store, versions[0], "by hand", True, "good")
+    assert "repeated by the task smoke_after" in decide(settings, "1", smoke_elsewhere=True)
+    assert champion() == "1"
+    outcome = smoke.last(store, versions[0])
+    assert outcome is not None
+    assert outcome.when == "by hand"
 
 
 @pytest.mark.usefixtures("versions")
