@@ -203,5 +203,5 @@ def test_an_altered_artefact_is_not_promoted(use: str, tmp_path: Path) -> None:
     kept.write_text("{!")
     with pytest.raises(DataInvalid, match="object altered"):
         promote.promote(own, "altered", "1", "ada", "first")
-    assert registry.aliases("altered") == {}
+    assert registry.aliases("altered") == {"candidate": "1"}
     assert [line.action for line in ledger.history(own, "altered")] == ["register"]
