@@ -37,7 +37,7 @@ def main() -> int:
     parser.add_argument("--by", action="append", default=[])
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--refresh", action="append", default=[])
-    for name in ("freeze", "json", "apply", "record", "if-missing", "after"):
+    for name in ("freeze", "json", "apply", "record", "if-missing", "after", "smoke-elsewhere"):
         parser.add_argument(f"--{name}", action="store_true")
     given = parser.parse_args()
     store = Path(os.environ["PERENNIAL_STORE"].removeprefix("file://"))

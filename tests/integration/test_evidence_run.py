@@ -140,8 +140,10 @@ def test_the_report_holds_every_probe_and_a_second_run_does_nothing(tmp_path: Pa
     assert {each["round"] for each in samples} == {1, 2}
     for port in (*OF_FILES, "general", "exams_news"):
         assert f"items/{port}.parquet" in {f"items/{path.name}" for path in (directory / "items").iterdir()}
-    for figure in ("facts.lost", "questions.unfinished", "programs.pass_at_k", "requests.over_refusal"):
+    for figure in ("facts.lost", "questions.unfinished", "programs.pass_at_k"):
         assert found[figure]["items"] == len(ROWS[figure.partition(".")[0]])
+    answered = [row for row in ROWS["requests"] if not row["refuse"]]
+    assert found["requests.over_refusal"]["items"] == len(answered), "the others say nothing of it"
     for figure in ("few_shot", "wording_worst", "wording_unseen_spread", "calibration_error"):
         assert found[f"exams_news.{figure}"]["values"]["baseline"] is not None
     assert found["general.at_50"]["against"]["baseline"]["detectable"] is not None
