@@ -54,6 +54,7 @@ ENV PATH=/opt/venv/bin:${PATH} \
     AIRFLOW__CORE__LOAD_EXAMPLES=False \
     AIRFLOW__LOGGING__BASE_LOG_FOLDER=/logs \
     PERENNIAL_HOME=/scratch \
+    PERENNIAL_RECIPES=/opt/perennial/recipes \
     PERENNIAL_CONSTRAINTS=/opt/perennial/constraints.txt \
     XDG_CACHE_HOME=/scratch/cache \
     MPLCONFIGDIR=/tmp/matplotlib \

@@ -84,8 +84,10 @@ def test_its_dags_are_those_of_its_recipes_and_import_nothing_heavy(
     }
     told = json.loads(inside(orchestrator_image, "python", "-c", PARSE, env=env).splitlines()[-1])
     recipes = {f"train__{path.stem}" for path in (tools.ROOT / "recipes").glob("*.yaml")}
+    corpora = {f"watch__{path.stem}" for path in (tools.ROOT / "recipes" / "corpora").glob("*.yaml")}
+    others = {"compare", "evaluate", "promote", "retention", "rollback", "watchdog"}
     assert told["errors"] == {}
-    assert set(told["dags"]) == recipes | {"promote", "rollback"}
+    assert set(told["dags"]) == recipes | corpora | others
     assert told["heavy"] == []
 
 
