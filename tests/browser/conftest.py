@@ -20,14 +20,12 @@ from tasks.local.airflow_api import AirflowApi
 from tasks.local.places import USER, Places, login
 from tasks.runner.settings import settings
 from tests import warm
-from tests.browser.ui import log_in
+from tests.browser.ui import PATIENCE_MS, page_of
 from tests.integration.airflow_runs import migrated_database
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKE = ROOT / "tests" / "integration" / "fake_perennial.py"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-# A page whose server shares two cores with a training takes its time.
-PATIENCE_MS = 60_000
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
 
 expect.set_options(timeout=PATIENCE_MS)
@@ -94,10 +92,8 @@ def logged_in(desk: Desk, user: str = USER) -> Iterator[Page]:
     assert CHROMIUM is not None
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(PATIENCE_MS)
-        log_in(desk, page, user)
-        yield page
+        with page_of(desk, browser, user) as page:
+            yield page
         browser.close()
 
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from playwright.sync_api import Page
+from playwright.sync_api import Browser, Page
 
 from tasks.local.demo import READING_SECONDS
 
 if TYPE_CHECKING:
     from tests.browser.conftest import Desk
+
+# A page whose server shares two cores with a training takes its time.
+PATIENCE_MS = 60_000
 
 
 def eventually(look: Callable[[], Any], what: str, seconds: float = 600.0) -> Any:
@@ -73,15 +77,23 @@ def decide(
     page.get_by_test_id(f"hitl-option-{option}").click()
 
 
-def log_in(desk: Desk, page: Page, user: str) -> None:
-    """Log in on Airflow's own page, as somebody else than before where somebody was."""
+@contextmanager
+def page_of(desk: Desk, browser: Browser, user: str) -> Iterator[Page]:
+    """A page of one user, with cookies of its own: logged in on Airflow's own page.
+
+    Somebody else gets another page. To log out on a page that shows Airflow races with the page itself, which
+    goes to the login by its own will when its next question of the server is refused.
+    """
     passwords = json.loads((desk.places.airflow_home / "passwords.json").read_text())
-    page.context.clear_cookies()
+    page = browser.new_page(viewport={"width": 1400, "height": 1000})
+    page.set_default_timeout(PATIENCE_MS)
     page.goto(f"{desk.places.airflow}/auth/login")
     page.fill("input[name=username]", user)
     page.fill("input[name=password]", passwords[user])
     page.click("button[type=submit]")
     page.get_by_role("link", name="Dags").first.wait_for()
+    yield page
+    page.close()
 
 
 def new_data(desk: Desk, asset: str, date: str) -> None:
