@@ -9,7 +9,17 @@ import pytest
 from playwright.sync_api import FrameLocator, Page, expect
 
 from tasks.local.places import USER
-from tests.browser.ui import awaits, decide, ended, eventually, open_form, page_of, submit, unpaused
+from tests.browser.ui import (
+    awaits,
+    decide,
+    ended,
+    eventually,
+    open_form,
+    page_of,
+    started_run,
+    submit,
+    unpaused,
+)
 from tests.page_facts import FACTS
 
 if TYPE_CHECKING:
@@ -39,10 +49,9 @@ def model_page(desk: Desk, page: Page) -> FrameLocator:
 
 
 def newest_run(desk: Desk, dag: str, page: Page, press: str, frame: FrameLocator) -> str:
-    before = set(desk.api.active_runs(dag))
-    frame.get_by_role("button", name=press).click()
-    started = eventually(lambda: set(desk.api.active_runs(dag)) - before, f"{dag} starts")
-    return str(started.pop())
+    with started_run(desk, dag) as run:
+        frame.get_by_role("button", name=press).click()
+    return run[0]
 
 
 def test_airflows_menu_leads_to_the_models(desk: Desk, page: Page, told: None) -> None:

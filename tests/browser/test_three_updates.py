@@ -23,7 +23,7 @@ from tasks.sources import materialise
 from tasks.tracking import ledger
 from tests import warm
 from tests.browser.conftest import logged_in, started
-from tests.browser.ui import awaits, decide, ended, eventually, new_data, unpaused
+from tests.browser.ui import awaits, decide, ended, new_data, started_run, unpaused
 
 if TYPE_CHECKING:
     from tests.browser.conftest import Desk
@@ -79,12 +79,11 @@ def browser_page(updates: Desk) -> Iterator[Page]:
 
 def arrives(desk: Desk, place: Path, date: str, lines: list[str]) -> str:
     """A month's file arrives and Airflow is told; the run that this starts, at its approval."""
-    before = set(desk.api.active_runs(DAG))
-    (place / f"{date}.jsonl").write_text("".join(lines))
-    new_data(desk, "news/updates", date)
-    run: str = eventually(lambda: set(desk.api.active_runs(DAG)) - before, f"{date} starts a run").pop()
-    awaits(desk, DAG, run)
-    return run
+    with started_run(desk, DAG) as run:
+        (place / f"{date}.jsonl").write_text("".join(lines))
+        new_data(desk, "news/updates", date)
+    awaits(desk, DAG, run[0])
+    return run[0]
 
 
 def picture(page: Page, name: str, tmp: Path) -> None:
@@ -126,12 +125,9 @@ def test_three_updates_one_taken_back_and_one_rejected(
     frame = model_page(desk, page)
     expect(frame.locator(".card").first).to_contain_text("version 3")
     frame.locator("#reason-rollback").fill("it answers with wrong dates")
-    before = set(desk.api.active_runs("rollback"))
-    frame.get_by_role("button", name="Roll back").click()
-    back: str = eventually(
-        lambda: set(desk.api.active_runs("rollback")) - before, "the rollback starts"
-    ).pop()
-    assert ended(desk, "rollback", back) == "success"
+    with started_run(desk, "rollback") as back:
+        frame.get_by_role("button", name="Roll back").click()
+    assert ended(desk, "rollback", back[0]) == "success"
 
     run = arrives(desk, place, DATES[3], news[3])
     decide(desk, page, DAG, run, "Reject", "the same wrong dates")

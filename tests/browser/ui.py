@@ -36,6 +36,19 @@ def unpaused(desk: Desk, dag: str) -> None:
     desk.api.set_paused(dag, False)
 
 
+@contextmanager
+def started_run(desk: Desk, dag: str) -> Iterator[list[str]]:
+    """The id of the run that what is done meanwhile starts, also where the run has ended by the end of it."""
+
+    def runs() -> set[str]:
+        path, params = f"/api/v2/dags/{dag}/dagRuns", {"limit": 100, "order_by": "-id"}
+        return {str(run["dag_run_id"]) for run in desk.api._ask("GET", path, params=params)["dag_runs"]}
+
+    before, found = runs(), list[str]()
+    yield found
+    found.extend(eventually(lambda: runs() - before, f"a run of {dag} starts"))
+
+
 def open_form(desk: Desk, page: Page, dag: str) -> None:
     unpaused(desk, dag)
     page.goto(f"{desk.places.airflow}/dags/{dag}")
@@ -45,11 +58,10 @@ def open_form(desk: Desk, page: Page, dag: str) -> None:
 
 def submit(page: Page, desk: Desk, dag: str) -> str:
     """Press the form's button; the id of the run it starts."""
-    before = set(desk.api.active_runs(dag))
-    page.get_by_test_id("trigger-dag-submit").click()
-    page.wait_for_url(f"**/dags/{dag}/runs/**")
-    started: str = eventually(lambda: set(desk.api.active_runs(dag)) - before, "a run starts").pop()
-    return started
+    with started_run(desk, dag) as run:
+        page.get_by_test_id("trigger-dag-submit").click()
+        page.wait_for_url(f"**/dags/{dag}/runs/**")
+    return run[0]
 
 
 def ended(desk: Desk, dag: str, run: str) -> str:
@@ -74,7 +86,9 @@ def decide(
     page.goto(f"{desk.places.airflow}/dags/{dag}/runs/{run}/tasks/{task}/required_actions")
     page.wait_for_timeout(1000 * READING_SECONDS)
     page.locator("#element_reason").fill(reason)
-    page.get_by_test_id(f"hitl-option-{option}").click()
+    with page.expect_response(lambda it: "hitlDetails" in it.url and it.request.method == "PATCH") as answer:
+        page.get_by_test_id(f"hitl-option-{option}").click()
+    assert answer.value.ok, answer.value.text()
 
 
 @contextmanager

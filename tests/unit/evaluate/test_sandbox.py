@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,12 @@ from tasks.evaluate import sandbox
 from tasks.evaluate.sandbox import Limits, Outcome, run_program
 from tasks.recipe.failures import ConfigInvalid
 
-QUICK = Limits(seconds=1, memory_bytes=256 << 20, file_bytes=1 << 20)
+LIMITS = Limits(memory_bytes=256 << 20, file_bytes=1 << 20)
+QUICK = replace(LIMITS, seconds=1)
 
 
-def run(program: str) -> Outcome:
-    return run_program(program, QUICK)
+def run(program: str, limits: Limits = LIMITS) -> Outcome:
+    return run_program(program, limits)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,16 +67,15 @@ def test_only_a_program_that_runs_to_its_end_has_passed(program, error):
 
 
 def test_an_endless_loop_is_stopped_and_one_that_sleeps_too(monkeypatch):
-    assert run("while True: pass") == Outcome("out of time", "computed")
+    assert run("while True: pass", QUICK) == Outcome("out of time", "computed")
     monkeypatch.setattr(sandbox, "START_SECONDS", 1)
     monkeypatch.setattr(sandbox, "WAITING", 1)
-    assert run("import time\ntime.sleep(600)") == Outcome("out of time", "waited")
+    assert run("import time\ntime.sleep(600)", QUICK) == Outcome("out of time", "waited")
 
 
 def test_one_that_will_not_hear_the_time_limit_is_killed():
-    assert run("import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass") == Outcome(
-        "killed", "SIGKILL"
-    )
+    deaf = "import signal\nsignal.signal(signal.SIGXCPU, signal.SIG_IGN)\nwhile True: pass"
+    assert run(deaf, QUICK) == Outcome("killed", "SIGKILL")
 
 
 @pytest.mark.parametrize(
