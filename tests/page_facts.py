@@ -36,6 +36,7 @@ def version(number: str, *aliases: str, **more: Any) -> dict[str, Any]:
         "registered": f"2026-03-0{number}T12:00:00+00:00",
         "device_hours": 0.5,
         "cost": 1.25,
+        "currency": "USD",
         "energy_kwh": None,
         "gates": [GATE],
         **more,

@@ -39,8 +39,8 @@ def model_page(settings: Settings, model: str) -> dict[str, Any]:
     Returns:
         `model`, `time`, `mlflow` (address or ""), `champion`, `candidate`, `previous` (version numbers or
         None), `versions` (newest first: version, semantic, aliases, digest, bytes, run, recipe, why,
-        approvals, registered, device_hours, cost, energy_kwh, gates), `history` (ledger lines, newest
-        first), `bytes` (of all versions, what they share counted once), `problems` (in words).
+        approvals, registered, device_hours, cost, currency, energy_kwh, gates), `history` (ledger lines,
+        newest first), `bytes` (of all versions, what they share counted once), `problems` (in words).
 
     Raises:
         ConfigInvalid: MLflow does not know the model.
@@ -116,17 +116,18 @@ def _gates(store: Store, version: VersionInfo) -> list[dict[str, Any]]:
     return [{name: gate.get(name) for name in GATE_FIELDS} for gate in record.get("gates", [])]
 
 
-def _costs(store: Store, version: VersionInfo) -> dict[str, float | None]:
+def _costs(store: Store, version: VersionInfo) -> dict[str, float | str | None]:
     """Device hours, cost and energy by the version's tags; the hours else from the records of its run."""
 
-    def tag(name: str) -> float | None:
-        text = version.tags.get(f"perennial.{name}", "")
+    def figure(text: str) -> float | None:
         try:
-            return float(text.partition(" ")[0])  # a cost ends with its currency
+            return float(text)
         except ValueError:
             return None
 
-    hours = tag("device_hours")
+    hours = figure(version.tags.get("perennial.device_hours", ""))
+    cost, _, currency = version.tags.get("perennial.cost", "").partition(" ")
+    energy = figure(version.tags.get("perennial.energy_kwh", ""))
     run = version.tags.get("perennial.run", "")
     if hours is None and run:
         records = [
@@ -135,7 +136,7 @@ def _costs(store: Store, version: VersionInfo) -> dict[str, float | None]:
             if stat.key.endswith(".json")
         ]
         hours = sum(float(each.get("device_seconds") or 0.0) for each in records) / 3600 if records else None
-    return {"device_hours": hours, "cost": tag("cost"), "energy_kwh": tag("energy_kwh")}
+    return {"device_hours": hours, "cost": figure(cost), "currency": currency, "energy_kwh": energy}
 
 
 def _size(store: Store, digest: str) -> int | None:

@@ -200,11 +200,14 @@ def _card(alias: str, version: Mapping[str, Any] | None, base: str) -> str:
 
 def _storage(facts: Mapping[str, Any]) -> str:
     hours = [each["device_hours"] for each in facts["versions"] if each["device_hours"] is not None]
-    costs = [each["cost"] for each in facts["versions"] if each["cost"] is not None]
+    costs: dict[str, float] = {}  # of another currency each: their sum would mean nothing
+    for each in facts["versions"]:
+        if each["cost"] is not None:
+            costs[each["currency"]] = costs.get(each["currency"], 0.0) + each["cost"]
     energy = [each["energy_kwh"] for each in facts["versions"] if each["energy_kwh"] is not None]
     lines = [
         f"{_hours(sum(hours))} of machines" if hours else "",
-        f"cost {sum(costs):,.2f}" if costs else "",
+        " and ".join(_money(cost, currency) for currency, cost in costs.items()),
         f"{sum(energy):,.3g} kWh" if energy else "",
     ]
     return (
@@ -279,7 +282,7 @@ def _versions(versions: Sequence[Mapping[str, Any]], base: str, airflow: str) ->
             f"<td>{_text(each['why'])}{two}<br><small>{_text(run)}</small></td>"
             f'<td class="number">{size(each["bytes"]) if each["bytes"] is not None else "missing"}</td>'
             f'<td class="number">{_hours(each["device_hours"])}</td>'
-            f'<td class="number">{_money(each["cost"])}</td>'
+            f'<td class="number">{_money(each["cost"], each["currency"])}</td>'
             f"<td>{' · '.join(links)}</td></tr>"
         )
     heads = ["Version", "Registered (UTC)", "What changed", "Size", "Machines", "Cost", ""]
@@ -309,8 +312,11 @@ def _from(line: Mapping[str, Any], named: Callable[[object], str]) -> str:
     return f" <small>from {named(line['from_version'])}</small>"
 
 
-def _money(cost: float | None) -> str:
-    return "–" if cost is None else f"{cost:,.2f}"
+def _money(cost: float | None, currency: str) -> str:
+    """A cost in its currency: cents, and less than a cent by its first two digits."""
+    if cost is None:
+        return "–"
+    return f"{cost:,.2f} {_text(currency)}" if cost >= 0.01 or not cost else f"{cost:.2g} {_text(currency)}"
 
 
 def _legend() -> str:

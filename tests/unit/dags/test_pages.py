@@ -50,7 +50,15 @@ def test_the_page_shows_what_is_in_production_what_waits_and_what_was_before() -
     assert "0 of 1 gates passed" in words
     assert "is not in the store" in words
     assert "two approvals" in words
-    assert "cost 3.75" in words
+    assert "3.75 USD" in words
+    assert words.count("1.25 USD") == 3
+
+
+def test_costs_of_two_currencies_are_not_added_and_a_small_one_is_not_nothing() -> None:
+    made = [version("3", cost=0.0042), version("2", "champion", currency="EUR"), version("1", cost=None)]
+    words = " ".join(Words(shown(FACTS | {"versions": made})).words)
+    assert words.count("0.0042 USD") == words.count("1.25 EUR") == 2
+    assert "0.0042 USD and 1.25 EUR" in words
 
 
 def test_text_from_elsewhere_is_text() -> None:

@@ -46,7 +46,8 @@ def test_versions_come_newest_first_with_their_gates(two: Settings) -> None:
 def test_costs_are_the_versions_own_tags(two: Settings) -> None:
     registry.tag_version("pydocs", "2", {"perennial.device_hours": "1.5", "perennial.cost": "4.25 EUR"})
     newest = model_page(two, "pydocs")["versions"][0]
-    assert (newest["device_hours"], newest["cost"], newest["energy_kwh"]) == (1.5, 4.25, None)
+    told = [newest[name] for name in ("device_hours", "cost", "currency", "energy_kwh")]
+    assert told == [1.5, 4.25, "EUR", None]
 
 
 def test_a_model_that_is_gone_is_a_problem_and_no_error(two: Settings, store: Store) -> None:
