@@ -19,8 +19,8 @@ class _Part(BaseModel):
 class UpdateGates(_Part):
     """New knowledge up, old knowledge not down, few wrong flips, safety and few-shot ability not down.
 
-    Margins are shares: 0.02 is 2 % of a figure with a unit (bits per byte), 2 points of a figure without one
-    (accuracy).
+    Margins of bits per byte are shares: 0.02 is 2 % of the other model's. Those of another figure are in its
+    own unit: 0.02 is 2 points of an accuracy, and 0.02 bits per byte of what tunability finds after tuning.
 
     Attributes:
         new: Sets of the report on what the update taught; the main figure of each must become better.
