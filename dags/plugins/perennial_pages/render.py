@@ -31,7 +31,7 @@ a { color: var(--link); } nav { margin-bottom: 14px; } small, .note { color: var
 th, td { text-align: left; padding: 6px 12px 6px 0; vertical-align: top;
   border-bottom: 1px solid var(--line); }
 thead th { color: var(--soft); font-weight: 600; font-size: 13px; }
-td.number, th.number { text-align: right; }
+td.number, th.number { text-align: right; white-space: nowrap; }
 .badge { border: 1px solid var(--line); border-radius: 20px; padding: 1px 9px; font-size: 12px; }
 .badge.champion { border-color: var(--good); color: var(--good); font-weight: 650; }
 .badge.candidate { border-color: var(--open); color: var(--open); }
@@ -265,6 +265,8 @@ def _hidden(name: str, value: object) -> str:
 
 def _versions(versions: Sequence[Mapping[str, Any]], base: str, airflow: str) -> str:
     rows = []
+    currencies = {each["currency"] for each in versions if each["cost"] is not None}
+    common = currencies.pop() if len(currencies) == 1 else ""  # said once, where it is of every cost
     for each in versions:
         badges = " ".join(f'<span class="badge {_text(a)}">{_text(a)}</span>' for a in each["aliases"])
         run = str(each["run"])
@@ -282,10 +284,18 @@ def _versions(versions: Sequence[Mapping[str, Any]], base: str, airflow: str) ->
             f"<td>{_text(each['why'])}{two}<br><small>{_text(run)}</small></td>"
             f'<td class="number">{size(each["bytes"]) if each["bytes"] is not None else "missing"}</td>'
             f'<td class="number">{_hours(each["device_hours"])}</td>'
-            f'<td class="number">{_money(each["cost"], each["currency"])}</td>'
+            f'<td class="number">{_money(each["cost"], "" if common else each["currency"])}</td>'
             f"<td>{' · '.join(links)}</td></tr>"
         )
-    heads = ["Version", "Registered (UTC)", "What changed", "Size", "Machines", "Cost", ""]
+    heads = [
+        "Version",
+        "Registered (UTC)",
+        "What changed",
+        "Size",
+        "Machines",
+        f"Cost ({_text(common)})" if common else "Cost",
+        "",
+    ]
     return _table(heads, "".join(rows), numbers=(3, 4, 5))
 
 
@@ -316,7 +326,8 @@ def _money(cost: float | None, currency: str) -> str:
     """A cost in its currency: cents, and less than a cent by its first two digits."""
     if cost is None:
         return "–"
-    return f"{cost:,.2f} {_text(currency)}" if cost >= 0.01 or not cost else f"{cost:.2g} {_text(currency)}"
+    words = f"{cost:,.2f}" if cost >= 0.01 or not cost else f"{cost:.2g}"
+    return f"{words} {_text(currency)}".rstrip()
 
 
 def _legend() -> str:
