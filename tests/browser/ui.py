@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from playwright.sync_api import Browser, Page
 
+from tasks.local.airflow_api import AirflowApi
 from tasks.local.demo import READING_SECONDS
+from tasks.local.places import Places
 
 if TYPE_CHECKING:
     from tests.browser.conftest import Desk
@@ -73,10 +75,16 @@ def ended(desk: Desk, dag: str, run: str) -> str:
 
 
 def awaits(desk: Desk, dag: str, run: str, task: str = "approve") -> None:
-    def look() -> bool:
-        return bool(desk.api.tasks(dag, run).get(task, {}).get("state") == "awaiting_input")
+    eventually(lambda: is_asked(desk.api, desk.places, dag, run, task), f"{dag}'s {task} asks")
 
-    eventually(look, "the approval asks")
+
+def is_asked(api: AirflowApi, places: Places, dag: str, run: str, task: str = "approve") -> bool:
+    """The scheduler has seen the asking process end, too: before that an answer is lost (demo.py)."""
+    found = api.tasks(dag, run).get(task, {})
+    lines = (places.logs / "scheduler.log").read_text(errors="replace").splitlines()
+    words = f"task_id='{task}', run_id='{run}', try_number={found.get('try_number')},"
+    seen = any("Received executor event" in line and words in line for line in lines)
+    return seen and found.get("state") == "awaiting_input"
 
 
 def decide(

@@ -12,7 +12,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from tasks.release.promote import promote
 from tasks.runner.settings import settings
 from tasks.tracking import ledger, registry
 from tests import warm
+from tests.browser.ui import eventually, is_asked
 from tests.postgres import postgres
 from tests.unit.release import conftest as releases
 
@@ -76,8 +76,10 @@ class Desk:
             version: self.people[person].trigger("promote", {"model": model, "version": version})
             for version, person in asked.items()
         }
+        api = self.people[PEOPLE[0]]
         for version, run in runs.items():
-            eventually(lambda run=run: self.is_open(run), f"the question about version {version}")  # type: ignore[misc]
+            asked_about = f"the question about version {version}"
+            eventually(lambda run=run: is_asked(api, self.places, "promote", run), asked_about)  # type: ignore[misc]
         return runs
 
     @contextmanager
@@ -88,14 +90,6 @@ class Desk:
         assert len(list(self.gate.iterdir())) == 2, "not two decisions came"
         shutil.rmtree(self.gate)
 
-    def is_open(self, run: str) -> bool:
-        """The scheduler has seen the asking process end, too: before that an answer is lost (demo.py)."""
-        task = self.people[PEOPLE[0]].tasks("promote", run).get("approve", {})
-        lines = (self.places.logs / "scheduler.log").read_text(errors="replace").splitlines()
-        words = f"run_id='{run}', try_number={task.get('try_number')},"
-        seen = any("Received executor event" in line and words in line for line in lines)
-        return seen and task.get("state") == "awaiting_input"
-
     def ended(self, dag: str, run: str) -> dict[str, Any]:
         """The last task of a run that has ended: what became of the command."""
         api = self.people[PEOPLE[0]]
@@ -103,13 +97,6 @@ class Desk:
         task = api.tasks(dag, run)[dag]
         log = api.log(dag, run, dag, int(task["try_number"]))
         return {**task, "log": "\n".join(log)}
-
-
-def eventually(look: Callable[[], Any], what: str, seconds: float = 900.0) -> None:
-    until = time.monotonic() + seconds
-    while not look():
-        assert time.monotonic() < until, f"{what}: not within {seconds:.0f} s"
-        time.sleep(0.3)
 
 
 @pytest.fixture(scope="module")
