@@ -42,6 +42,7 @@ from urllib3.exceptions import HTTPError
 from runtimes import steps
 from runtimes.failures import RETRIES_OF_PODS, RetryByClass, StepFailed
 from runtimes.kubernetes_trigger import MaskedPodTrigger
+from runtimes.log_lines import newer, seconds_since
 from runtimes.masked_log import masked_log
 from runtimes.pods import ATTEMPT, CONTAINER, READ, container_state, ended, labels, observe, pod_name
 from runtimes.process import ROOT
@@ -308,11 +309,32 @@ class KubernetesStepOperator(KubernetesPodOperator):
         if state is None or state.terminated is None:
             return
         try:
-            self._write_logs(pod, follow=False, since_time=event.get("last_log_time"))
+            self._rest_of_log(pod, event.get("last_log_time") or "")
         except (HTTPError, ApiException) as error:
             self.log.warning("the log of pod %s cannot be read: %s", pod.metadata.name, error)
             for line in observe(pod, str(self.image)).tail:
                 self.log.info("[%s] last lines: %s", CONTAINER, line)
+
+    def _rest_of_log(self, pod: V1Pod, after: str) -> None:
+        """Show the log after a moment ("": all of it); a stream that breaks is read on."""
+
+        @generic_api_retry  # type: ignore[untyped-decorator]
+        def read() -> None:
+            nonlocal after
+            answer = self.client.read_namespaced_pod_log(
+                name=pod.metadata.name,
+                namespace=pod.metadata.namespace,
+                container=CONTAINER,
+                timestamps=True,
+                since_seconds=seconds_since(after),
+                _preload_content=False,
+            )
+            lines = (line.decode("utf-8", "replace").rstrip("\n") for line in answer)
+            for moment, words in newer(lines, after):
+                self.log.info("[%s] %s", CONTAINER, words)
+                after = moment
+
+        read()
 
     def _put_away(self, pod: V1Pod) -> None:
         """A pod that failed stays for people to look at, marked as read; one that has not ended must go."""

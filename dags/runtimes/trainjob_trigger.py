@@ -18,6 +18,7 @@ from kubernetes_asyncio.client import ApiClient, CoreV1Api, CustomObjectsApi
 from kubernetes_asyncio.client.exceptions import ApiException
 from kubernetes_asyncio.watch import Watch
 
+from runtimes.log_lines import newer
 from runtimes.masked_log import masked_log
 from runtimes.trainjob_api import JOB_OF_POD, KINDS, NODE, RUNTIME, TRAINJOB, Object, by_index, index_of
 from runtimes.trainjob_calls import async_hook
@@ -179,7 +180,7 @@ class TrainJobTrigger(BaseTrigger):
             if error.status not in (400, 404):  # not started after all, or gone: the store has its log
                 raise
             return
-        for moment, line in newer(text, self._shown):
+        for moment, line in newer(text.splitlines(), self._shown):
             self._shown = moment
             self.log.info("%s", line)
 
@@ -187,18 +188,6 @@ class TrainJobTrigger(BaseTrigger):
         self.log.warning("Kubernetes' API does not answer (%s); again in %.0f s", why, pause)
         await asyncio.sleep(pause)
         return min(2 * pause, LONGEST_PAUSE)
-
-
-def newer(text: str, than: str) -> list[tuple[str, str]]:
-    """Moment and text of the lines of a log with timestamps that came after a moment ("": all)."""
-    lines = [line.partition(" ") for line in text.splitlines()]
-    return [(at, words) for moment, _, words in lines if (at := _sortable(moment)) > than]
-
-
-def _sortable(moment: str) -> str:
-    """Kubernetes leaves out the zeros at the end of a fraction of a second."""
-    whole, _, fraction = moment.rstrip("Z").partition(".")
-    return f"{whole}.{fraction:0<9}"
 
 
 async def _delete(custom: Any, where: dict[str, str], namespace: str, name: str, body: Object) -> None:

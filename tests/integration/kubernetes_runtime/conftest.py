@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import tenacity
 from airflow.providers.cncf.kubernetes import kubernetes_helper_functions
-from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.providers.cncf.kubernetes.triggers.pod import KubernetesPodTrigger
 from runtimes import kubernetes, steps
 
@@ -37,8 +36,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: StoreDouble) -> 
         monkeypatch.setattr(kubernetes, "LOG_SECONDS", 0.1)
         monkeypatch.setattr(kubernetes, "COME_BACK_SECONDS", 0.05)
         monkeypatch.setattr(kubernetes_helper_functions, "_default_wait", tenacity.wait_fixed(0.01))
-        for method in (KubernetesPodTrigger._get_pod, KubernetesPodOperator._write_logs):
-            monkeypatch.setattr(method.retry, "wait", tenacity.wait_fixed(0.01))
+        monkeypatch.setattr(KubernetesPodTrigger._get_pod.retry, "wait", tenacity.wait_fixed(0.01))
         yield made
 
 

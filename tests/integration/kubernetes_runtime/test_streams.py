@@ -38,6 +38,17 @@ def test_p5_the_log_comes_while_the_pod_runs(
         task.operator().trigger_reentry(task.Task().context, event)
 
 
+def test_p5_every_line_is_shown_once(api: KubernetesApi, store: StoreDouble, said: Callable[[], str]) -> None:
+    """However the moments fall at which the trigger looks: it does so many times in each second."""
+    lines = [f"line {number:02}" for number in range(40)]
+    api.script(scheduled(), running(lines[0]), *map(says, lines[1:]), store.commits(), exited(0))
+    assert task.run(task.Task()) == []
+    told = said()
+    shown = [told.count(f"[step] {line}") for line in lines]
+    assert set(shown) == {1}, told
+    assert sum(each.path.endswith("/log") for each in api.requests) > 3
+
+
 @pytest.mark.parametrize("status", [409, 429, 500, 503, 0])
 def test_p3_the_api_fails_now_and_then(api: KubernetesApi, store: StoreDouble, status: int) -> None:
     api.script(scheduled(), running("a line"), store.commits(), exited(0))

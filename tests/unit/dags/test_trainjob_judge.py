@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from runtimes.trainjob_api import INDEX_OF_POD, JOBSET, QUEUE, TRAINJOB, Object, active_since, by_index
 from runtimes.trainjob_judge import Seen, judge
-from runtimes.trainjob_trigger import newer
 
 OLD, LONG_AGO, NEVER = "2026-11-21T12:00:00Z", 1.0, 1e12
 """A moment in the past; a limit that is over since; one that is not."""
@@ -224,11 +223,3 @@ def test_rank_0_comes_first_and_the_younger_pod_of_an_index_before_the_older() -
     first, second, third = pod(1), pod(0), pod(0)
     third["metadata"]["creationTimestamp"] = "2026-11-21T13:00:00Z"
     assert by_index([first, second, third]) == [third, second, first]
-
-
-def test_a_line_of_a_log_is_shown_once_although_fractions_differ_in_length() -> None:
-    log = "2026-11-21T12:00:00.1Z one\n2026-11-21T12:00:00.12Z two words\n2026-11-21T12:00:01Z three\n"
-    shown = newer(log, "")
-    assert [line for _, line in shown] == ["one", "two words", "three"]
-    assert [line for _, line in newer(log, shown[0][0])] == ["two words", "three"]
-    assert newer(log, shown[-1][0]) == []
