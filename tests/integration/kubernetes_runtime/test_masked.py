@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 import traceback
 from collections.abc import Callable
 
@@ -12,8 +11,8 @@ import pytest
 from runtimes.failures import StepFailed
 
 from tests.integration.kubernetes_api import KubernetesApi
-from tests.integration.kubernetes_lives import Wait, exited, running, scheduled, waiting
-from tests.integration.kubernetes_runtime.task import Task, pod, resume, run, start
+from tests.integration.kubernetes_lives import EVENTS, Wait, exited, running, scheduled, waiting
+from tests.integration.kubernetes_runtime.task import Task, pod, resume, run, start, until
 from tests.integration.store_double import StoreDouble
 
 REGISTRY = "https://robot:hunter2hunter2@registry.example/v2/"
@@ -28,10 +27,13 @@ def test_a_registrys_password_is_masked_in_events_and_in_the_failure(
     deferred = start(Task())
     name = pod(api)["metadata"]["name"]
 
+    def looks() -> int:
+        return sum("/events" in each.path for each in api.requests)
+
     def go_on_once_looked_at() -> None:
-        ends = time.monotonic() + 60
-        while sum("/events" in each.path for each in api.requests) < 3 and time.monotonic() < ends:
-            time.sleep(0.05)
+        until(lambda: bool(api.all(EVENTS)))
+        before = looks()
+        until(lambda: looks() >= before + 2)  # one of them began after there was an event
         api.go_on(name)
 
     threading.Thread(target=go_on_once_looked_at).start()
