@@ -33,6 +33,18 @@ class WholeLog(AsyncPodManager):
         )
         return await asyncio.to_thread(self._show, lines, container_name, after)  # others wait for the loop
 
+    async def watch_pod_events(self, pod: Any, startup_check_interval: float = 30) -> None:
+        """The provider's, given up at once when it is cancelled.
+
+        It can swallow that, and then watches to the pod's end; the trigger waits for it and reads no log.
+        """
+        watching = asyncio.create_task(super().watch_pod_events(pod, startup_check_interval))
+        try:
+            await asyncio.wait({watching})
+        finally:
+            self.stop_watching_events = True
+            watching.cancel()
+
     def _show(self, lines: list[str], container: str, after: str) -> str:
         for moment, words in newer((line.rstrip("\n") for line in lines), after):
             self.log.info("[%s] %s", container, words)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from airflow.providers.cncf.kubernetes.utils.pod_manager import AsyncPodManager
 from airflow.sdk.exceptions import TaskDeferred
 from runtimes.failures import StepFailed
+from runtimes.kubernetes_trigger import WholeLog
 
 from tasks.recipe.failures import Failure
 from tests.integration.kubernetes_api import KubernetesApi
@@ -62,6 +65,26 @@ def test_p5_every_line_is_shown_once(api: KubernetesApi, store: StoreDouble, sai
     task.resume(task.Task(), deferred)
     told = said()
     assert [told.count(f"[step] {line}") for line in lines] == [1] * 40
+
+
+def test_p5_a_watch_of_events_that_will_not_end_does_not_hold_up_the_log(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def deaf(*_: Any) -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(600)
+        await asyncio.sleep(600)
+
+    monkeypatch.setattr(AsyncPodManager, "watch_pod_events", deaf)
+
+    async def give_up() -> None:
+        watching = asyncio.create_task(WholeLog(async_hook=None).watch_pod_events(None))  # type: ignore[arg-type]
+        await asyncio.sleep(0.05)
+        watching.cancel()
+        done, _ = await asyncio.wait({watching}, timeout=60)
+        assert done == {watching}
+
+    asyncio.run(give_up())
 
 
 @pytest.mark.parametrize("status", [409, 429, 500, 503, 0])
